@@ -1,0 +1,59 @@
+"""Task 01: cut the electricity consumption into windows and targets.
+
+`create_sequences` turns a series into pairs: 96 readings (one day of quarter-hours), and the
+reading that follows them. It is tried on the numbers from 0 to 100, then applied to three years
+of recordings, which become the `TensorDataset` that task 02 trains on.
+
+    python task01.py
+    python task01.py --data DIR      with electricity_train.csv and electricity_test.csv in DIR
+
+Takes seconds. Expect 105,119 windows of 96 readings. The first five entries of the electricity
+data are shown on standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+import common
+
+EXAMPLE_LENGTH = 5  # short enough to check the windows by eye
+SHOWN = 5  # entries displayed of each array
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Try `create_sequences` on a series that can be checked by eye, then apply it to the data."""
+    arguments = common.argument_parser(__doc__, "--data").parse_args(argv)
+    folder = common.find_electricity(arguments.data)
+
+    import pandas as pd
+
+    numbers = pd.DataFrame({"position": range(101), "value": range(101)})
+    X, y = common.create_sequences(numbers, EXAMPLE_LENGTH)
+    print('Validating "create_sequences"')
+    print(
+        "First five training examples in dataset with the numbers from 0 to 100:",
+        X[:SHOWN],
+    )
+    print("First five target values:", y[:SHOWN])
+
+    train = common.load_electricity("train", folder)
+    X_train, y_train = common.create_sequences(train, common.SEQUENCE_LENGTH)
+    print('\nApplying "create_sequences" on the electricity consumption data')
+    print(f"{X_train.shape=}")
+    print(f"{y_train.shape=}")
+    dataset = common.sequence_dataset(X_train, y_train)
+    print(f"Length of training TensorDataset: {len(dataset):,}")
+
+    with np.printoptions(precision=3, suppress=True, threshold=0):
+        print(
+            "First five training examples, electricity:", X_train[:SHOWN], sep="\n", file=sys.stderr
+        )
+        print("First five target values, electricity:", y_train[:SHOWN], sep="\n", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(common.run(main))
