@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import math
 import os
 import sys
 import threading
@@ -327,7 +328,7 @@ def synthetic_electricity(split: str) -> pd.DataFrame:
     load = is_open * shape * busy * (1 + 0.15 * season) + 0.1 * season + noise
 
     standardised = (load - load.mean()) / load.std()
-    step, lowest, highest = 0.02533588, -1.414483, 3.028924  # the 168 values of the recordings
+    step, lowest, highest = 0.02533588, -1.414483, 3.028924  # the recordings' grid of values
     grid = lowest + step * np.round((standardised.clip(lowest, highest) - lowest) / step)
     frame = pd.DataFrame({"timestamp": times, "consumption": grid.round(6)})
     return frame[(times.year == 2014) == (split == "test")].reset_index(drop=True)
@@ -408,15 +409,17 @@ def place(
     import torch
     from torch.utils.data import TensorDataset
 
+    trial = copy.deepcopy(model)
     try:
-        model.to(device)(datasets[0].tensors[0][:2].to(device)).sum().backward()
+        trial.to(device)(datasets[0].tensors[0][:2].to(device)).sum().backward()
     except (NotImplementedError, RuntimeError) as error:
         if device.type == "cpu":
             raise
         note(f"the model does not train on {device} ({error}); using the CPU")
-        return place(model, datasets, torch.device("cpu"))
-    model.zero_grad()
-    return model, [TensorDataset(*(t.to(device) for t in data.tensors)) for data in datasets]
+        device = torch.device("cpu")
+    return model.to(device), [
+        TensorDataset(*(t.to(device) for t in data.tensors)) for data in datasets
+    ]
 
 
 def fit(
@@ -444,12 +447,13 @@ def fit(
     threads = choose_threads(model, dataset, batch_size, parts) if parts > 1 else 1
     # `fused` updates all parameters in one call: they are few and small, so calls are what costs
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    if one_cycle:
-        steps = epochs * (len(dataset) // batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, learning_rate, steps, pct_start=0.1, cycle_momentum=False
-        )
+    steps = epochs * (len(dataset) // batch_size)
+
+    def scale(step: int) -> float:
+        warm_up = 10 * (step + 1) / steps
+        return min(warm_up, (1 + math.cos(math.pi * step / steps)) / 2)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale if one_cycle else lambda _: 1.0)
     for _ in range(epochs):
         yield train_epoch(
             model, dataset, optimizer, schedule, batch_size, parts, threads, leave=leave

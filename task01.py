@@ -26,7 +26,7 @@ SHOWN = 5  # entries displayed of each array
 def main(argv: list[str] | None = None) -> int:
     """Try `create_sequences` on a series that can be checked by eye, then apply it to the data."""
     arguments = common.argument_parser(__doc__, "--data").parse_args(argv)
-    folder = common.find_electricity(arguments.data)
+    train = common.load_electricity("train", common.find_electricity(arguments.data))
 
     import pandas as pd
 
@@ -39,7 +39,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     print("First five target values:", y[:SHOWN])
 
-    train = common.load_electricity("train", folder)
     X_train, y_train = common.create_sequences(train, common.SEQUENCE_LENGTH)
     print('\nApplying "create_sequences" on the electricity consumption data')
     print(f"{X_train.shape=}")

@@ -335,6 +335,9 @@ def main(argv: list[str] | None = None) -> int:
         help="print the N quarter-hours that follow the data",
     )
     arguments = parser.parse_args(argv)
+    folder = common.find_electricity(arguments.data)
+    frames = [common.load_electricity(split, folder) for split in ("train", "test")]
+    check(*frames)
     device = common.select_device(arguments.device)
     if arguments.save and arguments.save.exists():
         Forecaster.load(arguments.save, device)  # only what --save wrote may be written over
@@ -342,9 +345,6 @@ def main(argv: list[str] | None = None) -> int:
     import pandas as pd
     from sklearn.metrics import mean_squared_error, r2_score
 
-    folder = common.find_electricity(arguments.data)
-    frames = [common.load_electricity(split, folder) for split in ("train", "test")]
-    check(*frames)
     data = pd.concat(frames, ignore_index=True)
     test = make_samples(data).part(slice(DAY - len(frames[1]), None))  # a day of 2014 before each
     if arguments.load:
