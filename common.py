@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import ctypes
 import math
 import os
 import sys
@@ -16,7 +17,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -430,21 +430,19 @@ def fit(
     batch_size: int,
     learning_rate: float,
     one_cycle: bool = False,
-    parts: int = 1,
     leave: bool = True,
 ) -> Iterator[float]:
     """Train with AdamW on the mean squared error; yield the mean loss of each epoch as it ends.
 
     `one_cycle` warms the learning rate up for a tenth of the steps and lets it fall along a
-    cosine to nothing; else it is constant. `parts` is `train_epoch`'s, and they are computed on
-    as many threads as is faster here. `leave` is tqdm's: whether the bar of an epoch stays.
+    cosine to nothing; else it is constant. `leave` is tqdm's: whether the bar of an epoch stays.
     """
     import torch
 
     if len(dataset) < batch_size:
         raise ScriptError(f"{len(dataset)} training samples do not fill a batch of {batch_size}")
-    torch.set_num_threads(1)  # per operation: those of small models are not worth sharing out
-    threads = choose_threads(model, dataset, batch_size, parts) if parts > 1 else 1
+    keep_freed_memory()
+    choose_threads(model, dataset, batch_size)
     # `fused` updates all parameters in one call: they are few and small, so calls are what costs
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, fused=True)
     steps = epochs * (len(dataset) // batch_size)
@@ -455,88 +453,84 @@ def fit(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale if one_cycle else lambda _: 1.0)
     for _ in range(epochs):
-        yield train_epoch(
-            model, dataset, optimizer, schedule, batch_size, parts, threads, leave=leave
-        )
+        yield train_epoch(model, dataset, batch_size, optimizer, schedule, leave=leave)
 
 
 def train_epoch(
     model: torch.nn.Module,
     dataset: TensorDataset,
+    batch_size: int,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    batch_size: int,
-    parts: int,
-    threads: int,
     **bar: bool,
 ) -> float:
     """Train on every batch of a random order once and return the mean of their losses.
 
-    The last, incomplete batch is dropped, and `bar` goes to tqdm. The data stay tensors
-    throughout: a `DataLoader` would collect a batch row by row, and a step of a small model
-    takes less time than that.
-
-    On a CPU a batch is computed in equal `parts` on several `threads`. The mean of the parts'
-    gradients is the gradient of the batch, and it is the same on any number of threads, unless
-    the model draws random numbers (dropout), which threads would share out by chance.
+    The last, incomplete batch is dropped; `bar` goes to tqdm. The data stay tensors throughout: a
+    `DataLoader` would collect a batch row by row, which takes as long as a small model's step.
     """
     import torch
     from torchmetrics.functional import mean_squared_error
     from tqdm import tqdm
 
-    inputs, targets = dataset.tensors
-    parameters = list(model.parameters())
-    if inputs.device.type != "cpu":
-        parts = threads = 1  # a GPU shares out its work by itself
-
-    def loss_and_gradients(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        loss = mean_squared_error(model(inputs[rows]), targets[rows])
-        return loss.detach(), *torch.autograd.grad(loss, parameters)
-
     model.train()
     losses = []
+    inputs, targets = dataset.tensors
     order = torch.randperm(len(dataset)).to(inputs.device)
-    batches = order[: len(dataset) // batch_size * batch_size].view(-1, batch_size)
-    with ThreadPoolExecutor(threads) as pool:
-        compute = pool.map if threads > 1 else map
-        for batch in tqdm(batches, **bar):
-            results = zip(*compute(loss_and_gradients, batch.chunk(parts)), strict=True)
-            loss, *gradients = (sum(values) / parts for values in results)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-            schedule.step()
-            losses.append(loss)
+    for batch in tqdm(order[: len(order) // batch_size * batch_size].view(-1, batch_size), **bar):
+        loss = mean_squared_error(model(inputs[batch]), targets[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
     return torch.stack(losses).mean().item()
 
 
-def choose_threads(
-    model: torch.nn.Module, dataset: TensorDataset, batch_size: int, parts: int
-) -> int:
-    """Return how many threads train a copy of `model` faster, 1 or `parts`, timing real steps."""
+def choose_threads(model: torch.nn.Module, dataset: TensorDataset, batch_size: int) -> None:
+    """Train a copy of the model for a few steps to see how many threads torch should use.
+
+    Small operations take longer shared out than done by one thread. Another number of threads
+    sums in another order, which shows in the last digits: so that runs repeat each other, all
+    threads must beat one thread by a clear margin.
+    """
     import torch
     from torch.utils.data import TensorDataset
 
-    if dataset.tensors[0].device.type != "cpu":
-        return 1
-    steps = 12
-    few = TensorDataset(*dataset[: steps * batch_size])
-    seconds = {1: float("inf"), parts: float("inf")}
+    threads = torch.get_num_threads()
+    if threads == 1 or dataset.tensors[0].device.type != "cpu":
+        return
+    few = TensorDataset(*dataset[: 10 * batch_size])
+    seconds = {1: math.inf, threads: math.inf}
     with torch.random.fork_rng(devices=[]):  # what is drawn here must not change the training
         for _ in range(5):
-            for threads in seconds:
+            for number in seconds:
+                torch.set_num_threads(number)
                 trial = copy.deepcopy(model)
                 optimizer = torch.optim.AdamW(trial.parameters(), fused=True)
                 schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
                 start = time.perf_counter()
-                train_epoch(
-                    trial, few, optimizer, schedule, batch_size, parts, threads, disable=True
-                )
-                seconds[threads] = min(seconds[threads], time.perf_counter() - start)
-    best = min(seconds, key=seconds.get)
-    rates = ", ".join(f"{steps / second:.0f} on {n}" for n, second in seconds.items())
-    note(f"training on {best} thread{'s' * (best > 1)} (batches/s: {rates})")
-    return best
+                train_epoch(trial, few, batch_size, optimizer, schedule, disable=True)
+                seconds[number] = min(seconds[number], time.perf_counter() - start)
+    best = threads if seconds[1] > 1.2 * seconds[threads] else 1
+    torch.set_num_threads(best)
+    one, several = (len(few) / batch_size / seconds[number] for number in (1, threads))
+    note(
+        f"training on {best} of {threads} threads (batches/s: {one:.0f} on 1, {several:.0f} on all)"
+    )
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep what is freed for the next allocation (glibc, so most of Linux).
+
+    By default it hands large blocks back to the system at once. A training step that frees a few
+    megabytes, for the next one to ask for again, then spends a third of its time on page faults.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # mallopt's names for them, from <malloc.h>
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 32 << 20)  # bytes; the largest value it takes
+        mallopt(trim_threshold, 512 << 20)
 
 
 def predict(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,6 @@ TRAINING = {
     "epochs": 3,  # the statement's
     "batch_size": 32,  # the statement's
     "learning_rate": 1e-4,  # the statement's
-    "parts": 2,  # of a batch, computed at the same time where two threads are faster than one
 }
 QUICK_SHARE = 10  # --quick trains on one window in so many, the earliest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -122,26 +123,6 @@ def waves() -> TensorDataset:
     return common.sequence_dataset(*common.create_sequences(frame, 24))
 
 
-def train(threads: int, parts: int, waves: TensorDataset) -> tuple[list[float], torch.Tensor]:
-    torch.manual_seed(0)
-    model = common.ConsumptionLSTM(hidden_size=8)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2, fused=True)
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    losses = [
-        common.train_epoch(model, waves, optimizer, schedule, 32, parts, threads, disable=True)
-        for _ in range(3)
-    ]
-    return losses, torch.nn.utils.parameters_to_vector(model.parameters()).detach()
-
-
-def test_the_digits_do_not_depend_on_the_threads(waves: TensorDataset) -> None:
-    losses, weights = train(1, 2, waves)
-    for _ in range(3):
-        again, weights_again = train(2, 2, waves)
-        assert again == losses
-        assert torch.equal(weights_again, weights)
-
-
 def test_training_equals_the_usual_loop(waves: TensorDataset) -> None:
     torch.manual_seed(0)
     model = common.ConsumptionLSTM(hidden_size=8)
@@ -159,11 +140,12 @@ def test_training_equals_the_usual_loop(waves: TensorDataset) -> None:
             losses.append(loss.item())
         means.append(np.mean(losses))
         assert len(losses) == 8
-    for parts in (1, 2):
-        ours, weights = train(1, parts, waves)
-        np.testing.assert_allclose(ours, means, rtol=1e-4)
-        expected = torch.nn.utils.parameters_to_vector(model.parameters())
-        torch.testing.assert_close(weights, expected.detach(), rtol=1e-3, atol=1e-4)
+    torch.manual_seed(0)
+    ours = common.ConsumptionLSTM(hidden_size=8)
+    losses = list(common.fit(ours, waves, epochs=3, batch_size=32, learning_rate=1e-2))
+    np.testing.assert_allclose(losses, means, rtol=1e-4)
+    for mine, expected in zip(ours.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_one_cycle_warms_up_then_falls_to_nothing(
@@ -190,14 +172,32 @@ def test_one_cycle_warms_up_then_falls_to_nothing(
 def test_timing_the_threads_changes_neither_model_nor_random_numbers(
     waves: TensorDataset, capsys: pytest.CaptureFixture
 ) -> None:
+    torch.set_num_threads(2)
     torch.manual_seed(0)
     model = common.ConsumptionLSTM(hidden_size=8)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    assert common.choose_threads(model, waves, 16, 2) in (1, 2)
+    common.choose_threads(model, waves, 16)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert re.search(r"training on [12] threads? \(batches/s: \d+ on 1, \d+ on 2\)",
-                     capsys.readouterr().err)  # fmt: skip
+    printed = capsys.readouterr().err
+    chosen = re.search(r"on (\d) of 2 threads \(batches/s: \d+ on 1, \d+ on all\)", printed)
+    assert int(chosen[1]) == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(("milliseconds", "chosen"), [((9, 3), 2), ((3, 9), 1), ((6, 6), 1)])
+def test_several_threads_must_be_clearly_faster(
+    milliseconds: tuple[int, int],
+    chosen: int,
+    waves: TensorDataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def epoch(*_: object, **__: object) -> None:
+        time.sleep(milliseconds[torch.get_num_threads() - 1] / 1000)
+
+    monkeypatch.setattr(common, "train_epoch", epoch)
+    torch.set_num_threads(2)
+    common.choose_threads(common.ConsumptionLSTM(), waves, 16)
+    assert torch.get_num_threads() == chosen
 
 
 def test_the_error_is_that_of_every_window(waves: TensorDataset) -> None:
