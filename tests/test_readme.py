@@ -1,0 +1,135 @@
+"""The README says what the scripts print, and its commands are the ones that are run."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+EXPECTED = ROOT / "tests" / "expected"
+MEASURED = json.loads((EXPECTED / "measured.json").read_text())
+BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+TABLE = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in README.splitlines()
+    if re.match(r"\| \d\d \|", line)
+]
+
+
+def printed(name: str) -> dict[str, float]:
+    """Read the figures of a recorded output: what stands before a colon, and the number after."""
+    lines = (EXPECTED / name).read_text().splitlines()
+    pairs = (re.fullmatch(r"(.+): (\d+\.\d+)", line) for line in lines)
+    return {pair[1]: float(pair[2]) for pair in pairs if pair}
+
+
+def error_of(row: str, column: int = -2) -> float:
+    """Read a figure of the recorded table of task 03; the default column is the test error."""
+    for line in (EXPECTED / "task03.txt").read_text().splitlines():
+        if line.startswith(f"{row}  "):
+            return float(line.split()[column])
+    raise AssertionError(f"no row {row!r}")
+
+
+def test_the_two_commands_come_first_and_the_tests_are_those_of_ci() -> None:
+    assert len(BLOCKS[0].splitlines()) == len(BLOCKS[1].splitlines()) == 1
+    setup = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt && .venv/bin/"
+    assert BLOCKS[0] == f"{setup}python task02.py\n"
+    assert BLOCKS[1] == f"{setup}python -m pytest\n"
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert ci.endswith("\npython -m pytest\n")
+    assert "-r requirements.txt" in ci
+
+
+@pytest.mark.parametrize("name", ["task01.txt", "task02.txt", "task02_synthetic.txt", "task03.txt"])
+def test_the_output_shown_is_the_output_recorded(name: str) -> None:
+    assert (EXPECTED / name).read_text() in BLOCKS
+
+
+def test_every_script_has_a_row_and_every_row_a_script() -> None:
+    scripts = sorted(path.name for path in ROOT.glob("task??.py"))
+    assert [row[1].strip("`") for row in TABLE] == scripts
+    assert [f"task{row[0]}.py" for row in TABLE] == scripts
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row[1])
+def test_minutes_and_memory_are_those_measured(row: list[str]) -> None:
+    name = f"task{row[0]}"
+    assert float(row[3]) == MEASURED["minutes"][name]
+    assert row[4] == f"{MEASURED['peak MB'][name]} MB"
+
+
+def test_the_numbers_to_expect_are_those_recorded() -> None:
+    shown = {row[0]: row[5] for row in TABLE}
+    windows = re.search(r"TensorDataset: (.*)", (EXPECTED / "task01.txt").read_text())[1]
+    assert shown["01"] == f"{windows} windows"
+    assert shown["02"] == f"test MSE {printed('task02.txt')['Test MSE']:.4f}"
+    task03 = printed("task03.txt")
+    assert shown["03"] == (
+        f"test MSE {task03['Test MSE']:.4f}, R-squared {task03['R-squared']:.4f}"
+    )
+
+
+def test_the_statement_s_losses_are_the_running_means_of_the_true_ones() -> None:
+    first, second, third, test = printed("task02.txt").values()
+    means = [first, (first + second) / 2, (first + second + third) / 3]
+    train_windows, test_windows = 3 * 3284 * 32, 35_040 - 96
+    total = train_windows + test_windows
+    means.append((train_windows * means[2] + test_windows * test) / total)
+    shown = ", ".join(f"{mean:.4f}" for mean in means[:3]) + f" and {means[3]:.4f}"
+    text = " ".join(README.split())
+    assert f"The same running means of the figures above are {shown}:" in text
+    assert means == pytest.approx([0.1953, 0.1267, 0.1028, 0.0965], abs=0.0006)
+    assert f"{train_windows:,} \N{MULTIPLICATION SIGN} {means[2]:.4f}" in README
+    assert f"/ {total:,} = {means[3]:.4f}" in README
+
+
+def test_what_is_said_of_the_experiments_is_in_their_table() -> None:
+    section = README.split("## Task 03")[1].split("## Speed")[0].split("What each change does")[1]
+    value, change = error_of("MLP on one day"), error_of("MLP on the change")
+    calendar, week = error_of("+ calendar"), error_of("+ yesterday, last week")
+    ten, short = error_of("+ ten past days"), error_of("+ only 2 hours of readings")
+    dropout, cycle = error_of("+ dropout"), error_of("+ one-cycle schedule")
+    average, final = error_of("+ average of four"), error_of("the winner, on all of train")
+    lstm, last = error_of("LSTM of task 02"), error_of("last reading (persistence)")
+    boosting = error_of("gradient boosting, all inputs")
+    validation = [error_of(row, -3) for row in ("MLP on one day", "MLP on the change")]
+    validation.append(error_of("+ calendar", -3))
+    said = [float(figure) for figure in re.findall(r"\d\.\d{4}", section)]
+    assert said == [
+        calendar, ten, week, short, ten, dropout, cycle, change, value, validation[1],
+        validation[0], calendar, average, average, final, lstm, last, boosting,
+    ]  # fmt: skip
+    assert final < average <= cycle < dropout < short < ten < value < week < change < calendar
+    assert final < boosting < last <= lstm
+    assert validation[2] < validation[1] < validation[0]
+    assert error_of("the winner, on all of train") <= 0.0265
+
+
+def test_the_speed_is_as_measured() -> None:
+    section = README.split("## Speed")[1].split("##")[0]
+    rates, ratios = MEASURED["bench lstm, batches/s"], MEASURED["bench lstm, ratios"]
+    for figure in (*rates.values(), *ratios.values()):
+        assert re.search(rf"(?<![\d.]){figure}(?![\d.]*\d)", section), figure
+    assert ratios["task 02 / usual loop"] >= 1.7
+    assert ratios["task 02 / bare steps"] >= 0.95
+
+
+def test_every_file_it_names_is_there() -> None:
+    for name in re.findall(r"`([\w./]+\.(?:py|txt|md))`|\]\((\S+?)\)", README):
+        path = next(filter(None, name))
+        assert "://" in path or (ROOT / path).exists(), path
+
+
+def test_the_docstrings_promise_what_was_recorded() -> None:
+    import task02
+    import task03
+
+    losses = [f"{loss:.3f}" for loss in printed("task02.txt").values()]
+    assert losses == ["0.195", "0.057", "0.054", "0.041"]
+    assert all(loss in task02.__doc__ for loss in losses)
+    assert f"test MSE of {printed('task03.txt')['Test MSE']:.3f}" in task03.__doc__
+    assert f"{error_of('gradient boosting, all inputs'):.3f}" in task03.__doc__
