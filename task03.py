@@ -16,6 +16,7 @@ R-squared of 0.96; repeating the last reading gets 0.040, gradient boosting 0.02
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ TRAINING = {"epochs": 16, "batch_size": 256, "learning_rate": 2e-3}  # of the ML
 HIDDEN_SIZE = 128  # of each of an MLP's two hidden layers
 TREES, TREE_RATE = 300, 0.05  # gradient boosting: three times the trees, half the default rate
 HORIZONS = (1, 4, 24, 96)  # quarter-hours ahead at which the fed-back error is measured
+WINNER = "the winner, on all of train"  # the last row of the table
 QUICK_READINGS, QUICK_EPOCHS = 20_000, 2  # what --quick makes do with: half a year
 
 
@@ -242,12 +244,24 @@ class Forecaster:
         return loaded
 
 
-def train_all(
+def prepare_saving(path: Path, device: torch.device) -> None:
+    """Find out before the training whether the winner can be saved after it.
+
+    Raises `ScriptError` for a file that `Forecaster.save` did not write: it is not overwritten.
+    """
+    if path.exists():
+        Forecaster.load(path, device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def run_experiments(
     samples: Samples, quick: bool, seed: int, device: torch.device
 ) -> tuple[list[Forecaster], pd.DataFrame]:
     """Train every row of the table on the earlier samples and score it on the later ones.
 
-    Nothing of the test year comes in here, so nothing in it can change what is chosen.
+    The last row is the network that did best, trained again on all samples. Nothing of the test
+    year comes in here, so nothing in it can change what is chosen.
     """
     import pandas as pd
     from sklearn.metrics import mean_squared_error
@@ -255,14 +269,21 @@ def train_all(
     latest = int(VALIDATION_SHARE * len(samples.targets))
     validation, earlier = samples.part(slice(-latest, None)), samples.part(slice(-latest))
     forecasters, rows = [], []
-    for experiment in BASELINES + NETWORKS:
+
+    def add_row(name: str, experiment: Experiment, known: Samples, unknown: Samples | None) -> None:
         start = time.perf_counter()
-        forecaster = Forecaster(experiment).fit(earlier, quick, seed, device)
-        seconds = time.perf_counter() - start
-        error = mean_squared_error(validation.targets, forecaster.predict(validation))
-        common.note(f"{experiment.name}: validation MSE {error:.4f} after {seconds:.1f} s")
+        forecaster = Forecaster(experiment).fit(known, quick, seed, device)
+        seconds, error = time.perf_counter() - start, None
+        if unknown:
+            error = mean_squared_error(unknown.targets, forecaster.predict(unknown))
+            common.note(f"{name}: validation MSE {error:.4f} after {seconds:.1f} s")
         forecasters.append(forecaster)
-        rows.append((experiment.name, forecaster.size(), seconds, error))
+        rows.append((name, forecaster.size(), seconds, error))
+
+    for experiment in BASELINES + NETWORKS:
+        add_row(experiment.name, experiment, earlier, validation)
+    errors = [row[-1] for row in rows[len(BASELINES) :]]
+    add_row(WINNER, NETWORKS[int(np.argmin(errors))], samples, None)
     columns = ["experiment", "parameters", "seconds", "validation MSE"]
     return forecasters, pd.DataFrame(rows, columns=columns)
 
@@ -339,48 +360,45 @@ def main(argv: list[str] | None = None) -> int:
     frames = [common.load_electricity(split, folder) for split in ("train", "test")]
     check(*frames)
     device = common.select_device(arguments.device)
-    if arguments.save and arguments.save.exists():
-        Forecaster.load(arguments.save, device)  # only what --save wrote may be written over
+    if arguments.save:
+        prepare_saving(arguments.save, device)
 
     import pandas as pd
     from sklearn.metrics import mean_squared_error, r2_score
 
-    data = pd.concat(frames, ignore_index=True)
-    test = make_samples(data).part(slice(DAY - len(frames[1]), None))  # a day of 2014 before each
+    table = None
     if arguments.load:
-        final = Forecaster.load(arguments.load, device)
-        predicted = final.predict(test)
+        forecasters = [Forecaster.load(arguments.load, device)]
     else:
         train = make_samples(frames[0][-QUICK_READINGS:] if arguments.quick else frames[0])
-        settings = (arguments.quick, arguments.seed, device)
-        forecasters, table = train_all(train, *settings)
-        winner = forecasters[table["validation MSE"][len(BASELINES) :].idxmin()].experiment
-        # The choice is made. Only from here on is the test year looked at.
-        start = time.perf_counter()
-        final = Forecaster(winner).fit(train, *settings)
-        name = "the winner, on all of train"
-        table.loc[len(table)] = [name, final.size(), time.perf_counter() - start, None]
-        predictions = [forecaster.predict(test) for forecaster in (*forecasters, final)]
-        predicted = predictions[-1]
-        table["test MSE"] = [mean_squared_error(test.targets, values) for values in predictions]
-        table["R-squared"] = [r2_score(test.targets, values) for values in predictions]
+        forecasters, table = run_experiments(train, arguments.quick, arguments.seed, device)
+    winner = forecasters[-1]
+    if arguments.save:
+        winner.save(arguments.save)
+
+    # All is chosen and trained. Only now is the test year looked at, once a row.
+    data = pd.concat(frames, ignore_index=True)
+    test = make_samples(data).part(slice(DAY - len(frames[1]), None))  # a day of 2014 before each
+    predictions = [forecaster.predict(test) for forecaster in forecasters]
+    errors = [mean_squared_error(test.targets, predicted) for predicted in predictions]
+    r_squared = [r2_score(test.targets, predicted) for predicted in predictions]
+    if table is not None:
+        table = table.assign(**{"test MSE": errors, "R-squared": r_squared})
+        width = table["experiment"].str.len().max()
+        formatters = {"seconds": "{:.1f}".format, "experiment": f"{{:<{width}}}".format}
         print(
             table.to_string(
-                index=False,
-                na_rep="-",
-                float_format="{:.4f}".format,
-                formatters={"seconds": "{:.1f}".format, "experiment": "{:<29}".format},
+                index=False, na_rep="-", float_format="{:.4f}".format, formatters=formatters
             )
         )
-        print(f"Winner: {winner.name}")
-        draw_table(table)
-        draw_week(test, predicted)
-    print(f"Test MSE: {mean_squared_error(test.targets, predicted)}")
-    print(f"R-squared: {r2_score(test.targets, predicted)}")
-    if arguments.save:
-        final.save(arguments.save)
+        print(f"Winner: {winner.experiment.name}")
+    print(f"Test MSE: {errors[-1]}")
+    print(f"R-squared: {r_squared[-1]}")
     if arguments.forecast:
-        print_forecast(final, data, test, arguments.forecast)
+        print_forecast(winner, data, test, arguments.forecast)
+    if table is not None:
+        draw_week(test, predictions[-1])
+        draw_table(table)
     return 0
 
 
