@@ -477,13 +477,15 @@ def train_epoch(
     losses = []
     inputs, targets = dataset.tensors
     order = torch.randperm(len(dataset)).to(inputs.device)
-    for batch in tqdm(order[: len(order) // batch_size * batch_size].view(-1, batch_size), **bar):
-        loss = mean_squared_error(model(inputs[batch]), targets[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.detach())
+    batches = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
+    with tqdm(batches, **bar) as progress:  # closed by Ctrl-C too, so that what follows has a line
+        for batch in progress:
+            loss = mean_squared_error(model(inputs[batch]), targets[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
     return torch.stack(losses).mean().item()
 
 

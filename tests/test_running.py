@@ -119,13 +119,14 @@ def test_a_full_disk_is_one_line(small_data: Path, run_script: Run) -> None:
     assert "Traceback" not in shown.stderr
 
 
-def test_ctrl_c_exits_with_130(small_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["validation MSE", "it/s"])  # between models, in a bar
+def test_ctrl_c_exits_with_130(moment: str, small_data: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, ROOT / "task03.py", "--data", small_data],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     for line in process.stderr:
-        if "validation MSE" in line:  # it is in the middle of things
+        if moment in line:
             break
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
