@@ -417,9 +417,8 @@ def place(
             raise
         note(f"the model does not train on {device} ({error}); using the CPU")
         device = torch.device("cpu")
-    return model.to(device), [
-        TensorDataset(*(t.to(device) for t in data.tensors)) for data in datasets
-    ]
+    model.to(device)
+    return model, [TensorDataset(*(t.to(device) for t in data.tensors)) for data in datasets]
 
 
 def fit(
@@ -466,8 +465,8 @@ def train_epoch(
 ) -> float:
     """Train on every batch of a random order once and return the mean of their losses.
 
-    The last, incomplete batch is dropped; `bar` goes to tqdm. The data stay tensors throughout: a
-    `DataLoader` would collect a batch row by row, which takes as long as a small model's step.
+    The last, incomplete batch is dropped; `bar` goes to tqdm. A batch is taken from the tensors in
+    one operation, where a `DataLoader` would collect it row by row.
     """
     import torch
     from torchmetrics.functional import mean_squared_error
@@ -494,7 +493,7 @@ def choose_threads(model: torch.nn.Module, dataset: TensorDataset, batch_size: i
 
     Small operations take longer shared out than done by one thread. Another number of threads
     sums in another order, which shows in the last digits: so that runs repeat each other, all
-    threads must beat one thread by a clear margin.
+    threads must beat one thread by a clear margin. Once one thread is chosen, it stays at one.
     """
     import torch
     from torch.utils.data import TensorDataset
@@ -516,7 +515,7 @@ def choose_threads(model: torch.nn.Module, dataset: TensorDataset, batch_size: i
                 seconds[number] = min(seconds[number], time.perf_counter() - start)
     best = threads if seconds[1] > 1.2 * seconds[threads] else 1
     torch.set_num_threads(best)
-    one, several = (len(few) / batch_size / seconds[number] for number in (1, threads))
+    one, several = (len(few) // batch_size / seconds[number] for number in (1, threads))
     note(
         f"training on {best} of {threads} threads (batches/s: {one:.0f} on 1, {several:.0f} on all)"
     )

@@ -33,10 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     numbers = pd.DataFrame({"position": range(101), "value": range(101)})
     X, y = common.create_sequences(numbers, EXAMPLE_LENGTH)
     print('Validating "create_sequences"')
-    print(
-        "First five training examples in dataset with the numbers from 0 to 100:",
-        X[:SHOWN],
-    )
+    print(f"First five training examples in dataset with the numbers from 0 to 100: {X[:SHOWN]}")
     print("First five target values:", y[:SHOWN])
 
     X_train, y_train = common.create_sequences(train, common.SEQUENCE_LENGTH)
@@ -47,10 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"Length of training TensorDataset: {len(dataset):,}")
 
     with np.printoptions(precision=3, suppress=True, threshold=0):
-        print(
-            "First five training examples, electricity:", X_train[:SHOWN], sep="\n", file=sys.stderr
-        )
-        print("First five target values, electricity:", y_train[:SHOWN], sep="\n", file=sys.stderr)
+        print(f"First five electricity examples:\n{X_train[:SHOWN]}", file=sys.stderr)
+        print(f"First five electricity targets:\n{y_train[:SHOWN]}", file=sys.stderr)
     return 0
 
 

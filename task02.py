@@ -6,7 +6,7 @@ Trains `common.ConsumptionLSTM` for three epochs on the windows of task 01 and t
     python task02.py --data DIR      with electricity_train.csv and electricity_test.csv in DIR
     python task02.py --quick         one epoch on a tenth of the windows
 
-About a minute and a half on two CPU cores. On the recordings expect losses of 0.195, 0.057 and
+About a minute on two CPU cores. On the recordings expect losses of 0.195, 0.057 and
 0.054, and a test MSE of 0.041.
 
 The statement shows 0.195, 0.127, 0.103 and 0.096. Those are running means: its metric object was

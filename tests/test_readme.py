@@ -112,7 +112,9 @@ def test_what_is_said_of_the_experiments_is_in_their_table() -> None:
 def test_the_speed_is_as_measured() -> None:
     section = README.split("## Speed")[1].split("##")[0]
     rates, ratios = MEASURED["bench lstm, batches/s"], MEASURED["bench lstm, ratios"]
-    for figure in (*rates.values(), *ratios.values()):
+    steps = MEASURED["bench lstm, step by step, batches/s"]
+    assert list(steps.values()) == sorted(steps.values())
+    for figure in (*rates.values(), *ratios.values(), *steps.values()):
         assert re.search(rf"(?<![\d.]){figure}(?![\d.]*\d)", section), figure
     assert ratios["task 02 / usual loop"] >= 1.7
     assert ratios["task 02 / bare steps"] >= 0.95
