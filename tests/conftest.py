@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 import common
 
+os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for each other are slow on a busy machine
 ROOT = Path(common.__file__).parent
 
 
