@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,8 @@ def test_ctrl_c_exits_with_130(moment: str, small_data: Path, tmp_path: Path) ->
     process = subprocess.Popen(
         [sys.executable, ROOT / "task03.py", "--data", small_data],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # a job in the background starts with Ctrl-C ignored, and so do the tests it runs
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for line in process.stderr:
         if moment in line:
