@@ -231,7 +231,8 @@ class Forecaster:
         try:
             with safe_open(path, "pt") as file:
                 loaded = cls(Experiment(**json.loads(file.metadata()["experiment"])))
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = file.keys()  # the file is no dictionary, and cannot be iterated itself
+                weights = {name: file.get_tensor(name) for name in names}
             inputs = weights["0.0.weight"].shape[1]
             members = range(loaded.experiment.members)
             loaded.model = torch.nn.ModuleList(
