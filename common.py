@@ -10,14 +10,20 @@ import argparse
 import contextlib
 import copy
 import ctypes
+import hashlib
+import html
+import importlib.util
 import math
 import os
+import re
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -56,6 +62,18 @@ def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
     return read
 
 
+def number(lowest: float, highest: float) -> Callable[[str], float]:
+    """Make the reader of an option that takes a number in this range, ends included."""
+
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if lowest <= float(text) <= highest:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {lowest:g} to {highest:g}")
+
+    return read
+
+
 OPTIONS = {  # the words that mean the same in every script
     "--seed": {  # up to the largest that NumPy takes
         "type": whole_number(0, 2**32 - 1),
@@ -69,6 +87,7 @@ OPTIONS = {  # the words that mean the same in every script
     },
     "--quick": {"action": "store_true", "help": "a small run that only shows that all works"},
     "--data": {"type": Path, "metavar": "DIR", "help": "folder that holds the data files"},
+    "--text": {"type": Path, "metavar": "FILE", "help": "text file to use instead of the Inferno"},
 }
 
 
@@ -108,6 +127,17 @@ def run(main: Callable[[], int]) -> int:
     except OSError:  # nothing more can be written; keep Python from trying again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def lazy_import(name: str) -> ModuleType:
+    """Return the module called `name`, which is only loaded when something of it is first used."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def note(message: str) -> None:
@@ -156,11 +186,35 @@ def complete_file(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def save_figure(figure: Figure, name: str) -> None:
-    """Save a matplotlib figure under this name in `results/`, and say so."""
+def save_figure(figure: Figure, name: str | Path) -> None:
+    """Save a matplotlib figure under this name in `results/`, or at this full path, and say so."""
     with complete_file(RESULTS / name) as beside:
         figure.savefig(beside, dpi=150)
     note(f"drew {RESULTS / name}")
+
+
+def save_weights(path: Path, weights: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+    """Save tensors by name, and what else is to be known, as a safetensors file."""
+    from safetensors.torch import save
+
+    with complete_file(path) as beside:
+        beside.write_bytes(save(weights, about))
+
+
+def load_weights(
+    path: Path, device: torch.device
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Load what `save_weights` saved. Raises `ScriptError` for what is no such file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt", str(device)) as file:
+            names = file.keys()  # the file is no dictionary, and cannot be iterated itself
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise ScriptError(f"{path}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise ScriptError(f"{path}: not a file of saved weights ({error})") from error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -183,10 +237,11 @@ ELECTRICITY_COLUMNS = ["timestamp", "consumption"]
 READINGS_PER_DAY = 96  # one every 15 minutes
 
 
-def download(url: str, sha256: str, path: Path) -> None:
+def download(url: str, sha256: str | None, path: Path) -> None:
     """Fetch `url` to `path`, which appears there complete, with the digest `sha256`, or not at all.
 
-    Raises `ScriptError` where the server does not answer, fails, or sends something else.
+    Without a digest the caller has to find out whether it is the right file. Raises `ScriptError`
+    where the server does not answer, fails, or sends something else.
     """
     import pooch
     import requests
@@ -196,7 +251,7 @@ def download(url: str, sha256: str, path: Path) -> None:
     pooch.get_logger().setLevel("WARNING")
     fetch = pooch.HTTPDownloader(progressbar=True, timeout=30)
     try:
-        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=fetch)
+        pooch.retrieve(url, sha256 and f"sha256:{sha256}", path.name, path.parent, downloader=fetch)
     except requests.RequestException as error:
         raise ScriptError(f"the download of {url} broke off: {error}") from error
     except ValueError as error:  # pooch's word for a digest that differs; it keeps no such file
@@ -332,6 +387,91 @@ def synthetic_electricity(split: str) -> pd.DataFrame:
     grid = lowest + step * np.round((standardised.clip(lowest, highest) - lowest) / step)
     frame = pd.DataFrame({"timestamp": times, "consumption": grid.round(6)})
     return frame[(times.year == 2014) == (split == "test")].reset_index(drop=True)
+
+
+INFERNO_FILE = "1ddcd09.txt"  # the name of the etext: first cantica, 7-bit, ninth edition
+INFERNO_SOURCES = {  # in the order they are tried, with the digest of the file where it is known
+    f"https://archive.org/download/ladivinacommedia00997gut/{INFERNO_FILE}": None,
+    "https://raw.githubusercontent.com/melizo4ka/DLA-labs/"
+    f"02982275108b78aa84d8cfc8d43fcc81c0a9502c/{INFERNO_FILE}": (
+        "fea89eb8c82207be2d91fcea93d8bcb669ee3d920d48fb8fe4af2655851a81b7"
+    ),
+}
+INFERNO_SHA256 = "6691b66b95d84ca00c85e863980f2b5d9238f01ec117489f36c48f08490371db"  # cleaned
+INFERNO_OPENING, INFERNO_END = "Nel mezzo del cammin", "riveder le stelle."
+VERSES = DATA / "verses.txt"  # the embedded stand-in, written for this project
+
+
+def clean_text(raw: bytes) -> str:
+    """Return the text in `raw`, and of an edition of the Inferno the poem alone.
+
+    Takes UTF-8 or Windows-1252 (so Latin-1 too), any line ends, a plain file or an HTML page. The
+    poem runs from its first verse to its last, canto headings within it included. Lines end with
+    LF and have no blanks behind. Raises `ScriptError` for what is empty or no text.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("cp1252", errors="replace")  # what it has no character for: U+FFFD
+    if re.search(r"[\x00-\x08\x0e-\x1f\ufffd]", text):
+        raise ScriptError("not a text file in UTF-8 or Windows-1252")
+    if re.search(r"<(!doctype|html|pre)\b", text, re.IGNORECASE):
+        preformatted = re.search(r"<pre\b[^>]*>(.*)</pre>", text, re.IGNORECASE | re.DOTALL)
+        text = html.unescape(re.sub(r"<[^>]*>", "", preformatted[1] if preformatted else text))
+    lines = re.split(r"\r\n|\r|\n", text.replace("\xa0", " "))  # HTML's blanks may not break
+    text = "\n".join(line.rstrip() for line in lines).strip("\n")
+    if not text:
+        raise ScriptError("the file is empty")
+    start, end = text.find(INFERNO_OPENING), text.find(INFERNO_END)
+    return text[start : end + len(INFERNO_END)] if 0 <= start < end else text
+
+
+def is_inferno(text: str) -> bool:
+    """Tell whether a cleaned text is the edition of the Inferno that the figures are for."""
+    return hashlib.sha256(text.encode()).hexdigest() == INFERNO_SHA256
+
+
+def find_inferno() -> Path:
+    """Return `DATA/dante/1ddcd09.txt`, downloaded if need be, else the embedded verses."""
+    path, failures = DATA / "dante" / INFERNO_FILE, []
+    if path.exists():
+        return path
+    with ThreadPoolExecutor() as pool:  # ask all at once: no network is to be known in 5 seconds
+        answering = list(pool.map(answers, INFERNO_SOURCES))
+    for (url, sha256), answer in zip(INFERNO_SOURCES.items(), answering, strict=True):
+        try:
+            if not answer:
+                raise ScriptError(f"no answer from {url.split('/')[2]}")
+            with complete_file(path) as beside:
+                download(url, sha256, beside)
+                if not is_inferno(clean_text(beside.read_bytes())):
+                    raise ScriptError(f"what {url} sent is not the poem and was thrown away")
+            return path
+        except ScriptError as error:
+            failures.append(str(error))
+    note(
+        f"{'; '.join(failures)}; using {VERSES}, verses written for this project, in place of the "
+        "Inferno: run again with a network, or give its file with --text FILE"
+    )
+    return VERSES
+
+
+def load_inferno(path: Path | None = None) -> str:
+    """Load Dante's Inferno, or any text in the file `path`: see `clean_text`, `find_inferno`.
+
+    What is not the expected edition is used as it is, and said so. Raises `ScriptError` naming
+    the file where it holds no text.
+    """
+    found = path or find_inferno()
+    try:
+        text = clean_text(found.read_bytes())
+    except FileNotFoundError as error:
+        raise ScriptError(f"{found}: no such file; --text takes a text file") from error
+    except ScriptError as error:
+        raise ScriptError(f"{found}: {error}") from error
+    if found != VERSES and not is_inferno(text):
+        note(f"{found}: not the edition of the Inferno that the figures are for; using it as it is")
+    return text
 
 
 # ---------------------------------------------------------------------------------------------

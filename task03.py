@@ -216,30 +216,24 @@ class Forecaster:
 
     def save(self, path: Path) -> None:
         """Save the networks, with the settings that `load` needs to build them again."""
-        from safetensors.torch import save_file
-
-        with common.complete_file(path) as beside:
-            settings = {"experiment": json.dumps(asdict(self.experiment))}
-            save_file(self.model.state_dict(), beside, settings)
+        about = {"experiment": json.dumps(asdict(self.experiment))}
+        common.save_weights(path, self.model.state_dict(), about)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Forecaster:
         """Load what `save` wrote; raise `ScriptError` for any other file."""
         import torch
-        from safetensors import SafetensorError, safe_open
 
+        weights, about = common.load_weights(path, device)
         try:
-            with safe_open(path, "pt") as file:
-                loaded = cls(Experiment(**json.loads(file.metadata()["experiment"])))
-                names = file.keys()  # the file is no dictionary, and cannot be iterated itself
-                weights = {name: file.get_tensor(name) for name in names}
+            loaded = cls(Experiment(**json.loads(about["experiment"])))
             inputs = weights["0.0.weight"].shape[1]
             members = range(loaded.experiment.members)
             loaded.model = torch.nn.ModuleList(
                 build_network(loaded.experiment, inputs) for _ in members
             )
             loaded.model.load_state_dict(weights)
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError, RuntimeError) as error:
+        except (TypeError, KeyError, ValueError, RuntimeError) as error:
             raise common.ScriptError(f"{path}: not a file that --save wrote ({error})") from error
         loaded.model.to(device)
         return loaded

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,7 +25,9 @@ def keep_the_project_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Let no test write into the project's folders or reach the network."""
     monkeypatch.setattr(common, "DATA", tmp_path / "DATA")
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(common, "ELECTRICITY_URL", "http://127.0.0.1:9/")  # nobody listens there
+    nobody = "http://127.0.0.1:9/"  # listens there
+    monkeypatch.setattr(common, "ELECTRICITY_URL", nobody)
+    monkeypatch.setattr(common, "INFERNO_SOURCES", {nobody: None})
 
 
 @pytest.fixture
@@ -34,6 +40,47 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(command, check=False, **options)
 
     return run
+
+
+class Server(ThreadingHTTPServer):
+    """A stand-in for what the scripts download from, on the loopback interface."""
+
+    files: dict[str, bytes]
+    requests: list[str]
+    behaviour = "honest"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        if self.server.behaviour == "silent":
+            time.sleep(2)
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        content = self.server.files.get(self.path.rsplit("/", 1)[-1])
+        if content is None or self.server.behaviour == "gone":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        cut = len(content) // 2 if self.server.behaviour == "breaks off" else len(content)
+        self.wfile.write(content[:cut])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Start a stand-in that has no files yet."""
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.files, server.requests = {}, []
+        threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +101,12 @@ def recordings() -> Path:
         if (folder / "electricity_train.csv").exists():
             return folder
     pytest.skip("the recordings are not here; `python task01.py` downloads them")
+
+
+@pytest.fixture(scope="session")
+def inferno() -> Path:
+    """Find the etext of the Inferno, which is not part of the project; skip where it is not."""
+    for folder in (ROOT / "DATA" / "dante", ROOT.parent / "shared" / "data" / "dante"):
+        if (folder / common.INFERNO_FILE).exists():
+            return folder / common.INFERNO_FILE
+    pytest.skip("the Inferno is not here; `python dante_gpt.py` downloads it")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import Server
 
 import common
 
@@ -137,54 +136,18 @@ def test_a_folder_in_place_of_a_file_is_the_system_s_error(tmp_path: Path) -> No
 # Where the data come from
 
 
-class Server(ThreadingHTTPServer):
-    """A stand-in for the course's repository, on the loopback interface."""
-
-    files: dict[str, bytes]
-    requests: list[str]
-    behaviour = "honest"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
-        if self.server.behaviour == "silent":
-            time.sleep(2)
-        self.send_response(200)
-        self.end_headers()
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self.path)
-        content = self.server.files.get(self.path.rsplit("/", 1)[-1])
-        if content is None or self.server.behaviour == "gone":
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        cut = len(content) // 2 if self.server.behaviour == "breaks off" else len(content)
-        self.wfile.write(content[:cut])
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    files = {
-        f"electricity_{split}.csv": rows(150 if split == "train" else 100).encode()
+def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Let the stand-in serve two small splits."""
+    for split, count in (("train", 150), ("test", 100)):
+        server.files[f"electricity_{split}.csv"] = rows(count).encode()
+    monkeypatch.setattr(common, "ELECTRICITY_URL", f"http://127.0.0.1:{server.server_port}/a/")
+    digests = {
+        split: hashlib.sha256(server.files[f"electricity_{split}.csv"]).hexdigest()
         for split in ("train", "test")
     }
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.files, server.requests = files, []
-        threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True).start()
-        monkeypatch.setattr(common, "ELECTRICITY_URL", f"http://127.0.0.1:{server.server_port}/a/")
-        digests = {
-            split: hashlib.sha256(files[f"electricity_{split}.csv"]).hexdigest()
-            for split in ("train", "test")
-        }
-        monkeypatch.setattr(common, "ELECTRICITY_SHA256", digests)
-        yield server
-        server.shutdown()
+    monkeypatch.setattr(common, "ELECTRICITY_SHA256", digests)
+    return server
 
 
 def test_the_files_are_downloaded_once(server: Server, capsys: pytest.CaptureFixture) -> None:
