@@ -26,8 +26,9 @@ import sys
 import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -47,11 +48,10 @@ TRAIN_SHARE = 0.9  # of the text, its beginning; the rest is only measured on
 STRIDE = 32  # of the measurement's windows; of each, only the last 32 predictions count
 EVALUATIONS = 10  # of a run; each keeps a checkpoint
 NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # what the loss is compared with
-HASHED = 8191  # rows for all triples of characters, which share them; pairs have one each
-MUON_RATE, ADAM_RATE = 0.02, 0.003  # of the layers' matrices; of embeddings and head
+MUON_RATE, ADAM_RATE = 0.02, 0.003  # of the layers' matrices; of embedding and head
 WARM_UP = 20  # steps over which the rates rise, to fall in a line to nothing
 MOMENTUM, DECAY = 0.95, 0.1  # of the matrices; the decay is times their rate
-MEMORY = 0.98  # what the average of the weights keeps at a step
+MEMORY = 0.99  # what the average of the weights keeps at a step
 SOFT_CAP = 15.0  # no logit goes beyond, so that a small model is never too sure
 TIMED_STEPS = 12  # by which --minutes becomes a number of steps
 PROMPT, LENGTH, TEMPERATURE, TOP_K = "\n", 1000, 0.8, 40  # of the sample
@@ -62,10 +62,10 @@ WEIGHTS, STATE = "weights.safetensors", "state.pt"  # the best weights; all that
 
 @dataclass(frozen=True)
 class Config:
-    """A model and its training. The text has 0.17 M characters to learn from."""
+    """A model and its training: 0.8 M parameters, for 0.17 M characters to learn from."""
 
     steps: int
-    batch_size: int = 32
+    batch_size: int = 16
     block_size: int = 128  # characters of context: three verses, so that a rhyme is in sight
     n_layer: int = 4
     n_head: int = 4
@@ -74,10 +74,11 @@ class Config:
     seed: int = 0
 
 
-STEPS, QUICK_STEPS = 1100, 60  # 27 passes over the text; what --quick makes do with
+STEPS, QUICK_STEPS = 2000, 100  # 24 passes over the text; what --quick makes do with
 
 Weights = dict[str, "torch.Tensor"]
-Cache = dict[object, "torch.Tensor"]  # the tokens so far, and every layer's keys and values
+Model = Callable[["torch.Tensor"], "torch.Tensor"]  # tokens to logits
+Cache = dict[int, "torch.Tensor"]  # keys and values of every layer
 
 
 def split(text: str) -> tuple[str, str]:
@@ -113,13 +114,8 @@ def ngram_loss(train: str, validation: str, order: int) -> float:
 
 def new_weights(config: Config, vocabulary: int) -> Weights:
     """Draw the weights of a new model. What ends a layer is zero: at first it changes nothing."""
-    width, rows = (
-        config.n_embd,
-        {"embedding": vocabulary, "pairs": vocabulary**2, "triples": HASHED},
-    )
-    weights = {name: torch.randn(count, width) for name, count in rows.items()}
-    weights["pairs"] *= 0.1
-    weights["triples"] *= 0.1
+    width = config.n_embd
+    weights = {"embedding": torch.randn(vocabulary, width), "head": torch.zeros(vocabulary, width)}
     for layer in range(config.n_layer):
         for name, shape in (
             ("attention.in", (3 * width, width)),  # queries, keys and values
@@ -129,7 +125,7 @@ def new_weights(config: Config, vocabulary: int) -> Weights:
         ):
             scale = width**-0.5 if name.endswith("in") else 0.0
             weights[f"{layer}.{name}"] = torch.empty(shape).uniform_(-scale, scale)
-    return weights | {"head": torch.zeros(vocabulary, width)}
+    return weights
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
@@ -143,24 +139,6 @@ def drop(x: torch.Tensor, dropout: float) -> torch.Tensor:
         return x
     kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= dropout
     return x * (kept / (1 - dropout))
-
-
-def embed(tokens: torch.Tensor, weights: Weights, dropout: float) -> torch.Tensor:
-    """Embed tokens (batch, time) and the pairs and triples they end: (batch, time, n_embd).
-
-    Those are dropped whole, and twice as often as channels are: many occur only once.
-    """
-    vocabulary, embedding = len(weights["embedding"]), torch.nn.functional.embedding
-    before = torch.nn.functional.pad(tokens, (2, 0))  # (batch, 2 + time)
-    pairs = vocabulary * tokens + before[:, 1:-1]  # (batch, time)
-    triples = vocabulary * pairs + before[:, :-2]  # (batch, time)
-    x = embedding(tokens, weights["embedding"])  # (batch, time, n_embd)
-    for grams, table in ((pairs, weights["pairs"]), (triples % HASHED, weights["triples"])):
-        y = embedding(grams, table)  # (batch, time, n_embd)
-        if dropout > 0:
-            y = y * (torch.rand(*grams.shape, 1, device=y.device) >= 2 * dropout)
-        x = x + y
-    return norm(x)
 
 
 def rotate(x: torch.Tensor, start: int) -> torch.Tensor:
@@ -185,10 +163,8 @@ def attend(
     The keys and values in `cache` come before those of `x`, which are added to it.
     """
     batch, time, n_embd = x.shape
-    qkv = x @ weights[f"{layer}.attention.in"].T  # (batch, time, 3 * n_embd)
-    q, k, v = qkv.view(batch, time, 3, n_head, -1).permute(
-        2, 0, 3, 1, 4
-    )  # (batch, head, time, size)
+    qkv = (x @ weights[f"{layer}.attention.in"].T).view(batch, time, 3, n_head, -1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (batch, head, time, size) each
     start = cache[layer].shape[-2] if cache and layer in cache else 0
     q, k = rotate(norm(q), start), rotate(norm(k), start)
     if cache is not None:
@@ -196,7 +172,7 @@ def attend(
         cache[layer] = torch.cat([cache[layer], fresh], dim=-2) if start else fresh
         k, v = cache[layer]  # (batch, head, start + time, size)
     gathered = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=start == 0)
-    gathered = gathered.transpose(1, 2).reshape(batch, time, n_embd)
+    gathered = gathered.transpose(1, 2).reshape(batch, time, n_embd)  # heads side by side again
     return gathered @ weights[f"{layer}.attention.out"].T
 
 
@@ -208,8 +184,8 @@ def feed_forward(x: torch.Tensor, weights: Weights, layer: int) -> torch.Tensor:
 
 def gpt(
     weights: Weights,
-    tokens: torch.Tensor,
     config: Config,
+    tokens: torch.Tensor,
     dropout: float = 0.0,
     cache: Cache | None = None,
 ) -> torch.Tensor:
@@ -217,25 +193,23 @@ def gpt(
 
     With a `cache`, which it fills, `tokens` are the first or the one next token of a text.
     """
-    time = tokens.shape[1]
-    if cache is not None:
-        cache["tokens"] = tokens = torch.cat([cache.get("tokens", tokens[:, :0]), tokens], dim=1)
-    x = drop(embed(tokens[:, -time - 2 :], weights, dropout)[:, -time:], dropout)
-    for layer in range(config.n_layer):  # x stays (batch, time, n_embd)
+    x = torch.nn.functional.embedding(tokens, weights["embedding"])  # (batch, time, n_embd)
+    x = drop(norm(x), dropout)
+    for layer in range(config.n_layer):
         x = x + drop(attend(norm(x), weights, layer, config.n_head, cache), dropout)
         x = x + drop(feed_forward(norm(x), weights, layer), dropout)
     logits = (norm(x) @ weights["head"].T).float()  # (batch, time, vocabulary)
     return SOFT_CAP * (logits / SOFT_CAP).tanh()
 
 
-def validation_loss(weights: Weights, tokens: torch.Tensor, start: int, config: Config) -> float:
+def validation_loss(model: Model, tokens: torch.Tensor, start: int, block: int) -> float:
     """Return the mean loss over `tokens[start:]`, each predicted once, in nats per token.
 
     Windows of a block's length lie `STRIDE` apart, and of each only the last `STRIDE` predictions
     count: so a token is predicted from a full block, less `STRIDE - 1` tokens at most. What it is
     predicted from may lie before `start`.
     """
-    block, stride = config.block_size, min(STRIDE, config.block_size)
+    stride = min(STRIDE, block)
     tokens = tokens[start - 1 - (block - stride) :]
     pad = torch.nn.functional.pad  # the last window is filled up with targets that do not count
     inputs = pad(tokens[:-1], (0, stride - 1)).unfold(0, block, stride)  # (windows, block)
@@ -243,7 +217,7 @@ def validation_loss(weights: Weights, tokens: torch.Tensor, start: int, config: 
     total = 0.0
     with torch.inference_mode():
         for some, nexts in zip(inputs.split(64), targets[:, -stride:].split(64), strict=True):
-            logits = gpt(weights, some, config)[:, -stride:]  # (batch, stride, vocabulary)
+            logits = model(some)[:, -stride:]  # (batch, stride, vocabulary)
             total += torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), nexts.flatten(), reduction="sum", ignore_index=-100
             ).item()
@@ -311,7 +285,7 @@ class Training:
         starts = [block_start(n, self.cut, config) for n in numbers[process::processes]]
         windows = self.tokens.unfold(0, config.block_size + 1, 1)[starts]  # (batch, block + 1)
         with accelerator.autocast():
-            logits = self.forward(self.weights, windows[:, :-1], config, config.dropout)
+            logits = self.forward(self.weights, config, windows[:, :-1], config.dropout)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         gradients = torch.autograd.grad(loss, self.weights.values())
         if processes > 1:
@@ -337,6 +311,11 @@ class Training:
         for name, average in self.average.items():
             average.lerp_(self.weights[name], 1 - memory)
 
+    def validate(self) -> float:
+        """Return the validation loss of the averaged weights."""
+        model = partial(gpt, self.average, self.config)
+        return validation_loss(model, self.tokens, self.cut, self.config.block_size)
+
     def run(self, folder: Path) -> None:
         """Train from where it stands to the end; measure and save on the way."""
         from tqdm import tqdm
@@ -351,7 +330,7 @@ class Training:
                 bar.update()
                 if done not in measured:
                     continue
-                validation = validation_loss(self.average, self.tokens, self.cut, config)
+                validation = self.validate()
                 row = [done, float(np.mean(losses)), validation]
                 losses.clear()
                 if main:
@@ -462,7 +441,7 @@ def generate(
             start, seen, cache = moved, moved, {}
         with torch.inference_mode():
             fresh = torch.tensor([tokens[seen:]], device=weights["head"].device)  # (1, time)
-            logits = gpt(weights, fresh, config, cache=cache)[0, -1].cpu()  # (vocabulary,)
+            logits = gpt(weights, config, fresh, cache=cache)[0, -1].cpu()  # (vocabulary,)
         logits, indices = logits.topk(min(top_k, len(logits)) if temperature else 1)  # (top_k,)
         shares = ((logits - logits[0]) / (temperature or 1)).softmax(0)  # (top_k,)
         seen = len(tokens)
@@ -596,7 +575,7 @@ def steps_for(minutes: float, trial: Training) -> int:
         trial.step(step)
         seconds.append(time.perf_counter() - start)
     start = time.perf_counter()
-    validation_loss(trial.average, trial.tokens, trial.cut, trial.config)
+    trial.validate()
     left = 60 * minutes - EVALUATIONS * (time.perf_counter() - start)
     steps = torch.tensor(left / median(seconds), device=trial.tokens.device)
     return max(EVALUATIONS, int(trial.accelerator.reduce(steps, "mean")))  # the same for all

@@ -1,52 +1,69 @@
 """Speed, as ratios measured in one run: machines differ, and the same one differs by the hour.
 
     python tests/bench.py lstm      the training loop of task 02 against the usual one
+    python tests/bench.py dante --text FILE       dante_gpt.py against nanoGPT's recipe for CPUs,
+                                                  and writing with and without a cache
+    python tests/bench.py ablation --text FILE    dante_gpt.py with one part changed at a time
 
 Every contestant has a process of its own, as in life: how one uses threads and memory changes
 nothing for the others. They take turns, round after round. Printed are the median rate of each,
-and the median, smallest and largest of the ratios of the rounds.
+and the median, smallest and largest of the ratios of the rounds. Without --text, the text is what
+dante_gpt.py would take. The ablation is no race: it compares losses, one run on each core.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder
 
 import common
+import dante_gpt
 import task02
+
+if TYPE_CHECKING:
+    import torch
 
 ROUNDS = 9
 STEPS = 150  # training steps of one turn
+WRITTEN = 1000  # characters of one turn
 
 Run = Callable[[], None]
 
 
-def serve(make: Callable[[], Run], connection: Connection) -> None:
-    """Make a contestant, then let it run and report its steps per second when it is asked to."""
+def serve(make: Callable[[], Run], amount: int, connection: Connection) -> None:
+    """Make a contestant, then let it run and report its amount per second when it is asked to."""
     run = make()
     run()  # the first steps are slower, and do not count
     connection.send("ready")
     while connection.recv() == "run":
         start = time.perf_counter()
         run()
-        connection.send(STEPS / (time.perf_counter() - start))
+        connection.send(amount / (time.perf_counter() - start))
 
 
-def take_turns(contestants: dict[str, Callable[[], Run]]) -> dict[str, list[float]]:
+def take_turns(
+    contestants: dict[str, Callable[[], Run]], amount: int, unit: str
+) -> dict[str, list[float]]:
     """Run every contestant once a round and print its median rate; return all rates."""
     context, connections = get_context("spawn"), {}
     for name, make in contestants.items():
         connections[name], theirs = context.Pipe()
-        context.Process(target=serve, args=(make, theirs), daemon=True).start()
+        context.Process(target=serve, args=(make, amount, theirs), daemon=True).start()
         connections[name].recv()
     rates = {name: [] for name in contestants}
     for _ in range(ROUNDS):
@@ -54,7 +71,7 @@ def take_turns(contestants: dict[str, Callable[[], Run]]) -> dict[str, list[floa
             connection.send("run")
             rates[name].append(connection.recv())
     for name, values in rates.items():
-        print(f"{name:<40} {statistics.median(values):7.1f} batches/s")
+        print(f"{name:<40} {statistics.median(values):7.1f} {unit}/s")
     return rates
 
 
@@ -138,16 +155,266 @@ def bench_lstm() -> None:
     threads = torch.get_num_threads()
     usual, ours = f"(a) the usual loop, {threads} threads", "(b) task 02's loop"
     bare = {f"(c) bare steps, {n} threads": partial(make_bare_lstm, n) for n in {1, threads}}
-    rates = take_turns({usual: make_usual_lstm, ours: make_our_lstm} | bare)
+    contestants = {usual: make_usual_lstm, ours: make_our_lstm} | bare
+    rates = take_turns(contestants, STEPS, "batches")
     best = max(bare, key=lambda name: statistics.median(rates[name]))
     print_ratio("(b) / (a)", rates[ours], rates[usual])
     print_ratio(f"(b) / {best}", rates[ours], rates[best])
 
 
-BENCHES = {"lstm": bench_lstm}
+# dante_gpt.py
+
+RECIPE = {"steps": 2000, "batch": 12, "block": 64, "layers": 4, "heads": 4, "width": 128}
+OURS = {"steps": 250, "batch_size": 16, "block_size": 64, "dropout": 0.0}  # of a short run
+TURNS = 20  # into which both trainings are cut
+
+
+def nano_gpt(vocabulary: int) -> torch.nn.Module:
+    """Build the model of nanoGPT's recipe for CPUs: GPT-2's parts, no biases, tied embeddings."""
+    from torch import nn
+
+    width, layers = RECIPE["width"], RECIPE["layers"]
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
+            self.qkv = nn.Linear(width, 3 * width, bias=False)
+            self.out = nn.Linear(width, width, bias=False)
+            self.up = nn.Linear(width, 4 * width, bias=False)
+            self.down = nn.Linear(4 * width, width, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # (batch, time, width) to the same
+            q, k, v = (
+                part.unflatten(-1, (RECIPE["heads"], -1)).transpose(1, 2)
+                for part in self.qkv(self.norms[0](x)).chunk(3, dim=-1)
+            )  # (batch, head, time, size) each
+            y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(y.transpose(1, 2).flatten(2))
+            return x + self.down(nn.functional.gelu(self.up(self.norms[1](x))))
+
+    class GPT2(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens = nn.Embedding(vocabulary, width)
+            self.positions = nn.Embedding(RECIPE["block"], width)
+            self.blocks = nn.Sequential(*(Block() for _ in range(layers)))
+            self.norm = nn.LayerNorm(width, bias=False)
+            for name, weight in self.named_parameters():
+                if weight.dim() == 2:
+                    last = name.endswith(("out.weight", "down.weight"))
+                    nn.init.normal_(weight, std=0.02 / math.sqrt(2 * layers if last else 1))
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:  # (batch, time) to logits
+            x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+            return self.norm(self.blocks(x)) @ self.tokens.weight.T
+
+    return GPT2()
+
+
+def train_recipe(text: str) -> Iterator[tuple[float, float]]:
+    """Train by nanoGPT's recipe for CPUs; yield seconds of training and validation loss."""
+    import torch
+
+    characters, block = "".join(sorted(set(text))), RECIPE["block"]
+    tokens = torch.tensor(dante_gpt.encode(text, characters))
+    cut = len(dante_gpt.split(text)[0])
+    torch.manual_seed(0)
+    model = nano_gpt(len(characters))
+    groups = [
+        {"params": [w for w in model.parameters() if w.dim() == 2], "weight_decay": 0.1},
+        {"params": [w for w in model.parameters() if w.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, 1e-3, betas=(0.9, 0.99))
+    seconds = 0.0
+    for step in range(RECIPE["steps"]):
+        start = time.perf_counter()
+        share = (step - 100) / (RECIPE["steps"] - 100)
+        rate = 1e-4 + (1e-3 - 1e-4) * (1 + math.cos(math.pi * share)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = min(rate, 1e-3 * (step + 1) / 101)
+        offsets = torch.randint(cut - block, (RECIPE["batch"],))
+        windows = torch.stack([tokens[offset : offset + block + 1] for offset in offsets])
+        logits = model(windows[:, :-1])  # (batch, block, vocabulary)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        seconds += time.perf_counter() - start
+        if (step + 1) % (RECIPE["steps"] // TURNS) == 0:
+            yield seconds, dante_gpt.validation_loss(model, tokens, cut, block)
+
+
+def train_ours(text: str) -> Iterator[tuple[float, float]]:
+    """Train a short run of dante_gpt.py; yield seconds of training and validation loss."""
+    from accelerate import Accelerator
+
+    start = time.perf_counter()
+    training = dante_gpt.Training(dante_gpt.Config(**OURS), text, Accelerator(cpu=True))
+    seconds = time.perf_counter() - start
+    for step in range(OURS["steps"]):
+        start = time.perf_counter()
+        training.step(step)
+        seconds += time.perf_counter() - start
+        if (step + 1) % (OURS["steps"] // TURNS) == 0:
+            yield seconds, training.validate()
+
+
+def serve_training(
+    train: Callable[[str], Iterator[tuple[float, float]]], text: str, connection: Connection
+) -> None:
+    """Train on to the next measurement whenever it is asked to, and report it."""
+    for row in train(text):
+        connection.recv()
+        connection.send(row)
+
+
+def make_writer(text: str, cached: bool) -> Run:
+    """Make a model of the default size write, from its cache or from its whole window anew."""
+    import torch
+
+    config = dante_gpt.Config(steps=1)
+    characters = len(set(text))
+    weights = dante_gpt.new_weights(config, characters)
+
+    def write() -> None:
+        for _ in islice(dante_gpt.generate(weights, config, [0], 0.0, 1, 0), WRITTEN):
+            pass
+
+    def write_anew() -> None:
+        tokens = [0]
+        with torch.inference_mode():
+            for _ in range(WRITTEN):
+                window = tokens[dante_gpt.window_start(len(tokens), config.block_size) :]
+                logits = dante_gpt.gpt(weights, config, torch.tensor([window]))[0, -1]
+                tokens.append(int(logits.argmax()))
+
+    return write if cached else write_anew
+
+
+def bench_dante(text: str) -> None:
+    """Compare the times to one loss, and the speed of writing."""
+    context, connections = get_context("spawn"), {}
+    for train in (train_recipe, train_ours):
+        connections[train], theirs = context.Pipe()
+        context.Process(target=serve_training, args=(train, text, theirs), daemon=True).start()
+    rows = {train: [] for train in connections}
+    for _ in range(TURNS):
+        for train, connection in connections.items():
+            connection.send("go on")
+            rows[train].append(connection.recv())
+    (*_, (theirs, goal)), ours = rows[train_recipe], rows[train_ours]
+    print(f"nanoGPT's recipe: validation loss {goal:.3f} after {theirs:.1f} s")
+    for seconds, loss in ours:
+        if loss <= goal:
+            print(f"dante_gpt.py:     validation loss {loss:.3f} after {seconds:.1f} s")
+            print(f"time of the recipe / time of dante_gpt.py: {theirs / seconds:.1f}")
+            break
+    else:
+        print(f"dante_gpt.py did not get there: {min(loss for _, loss in ours):.3f}")
+    names = {True: "writing with a cache", False: "computing the window anew"}
+    writers = {name: partial(make_writer, text, cached) for cached, name in names.items()}
+    rates = take_turns(writers, WRITTEN, "characters")
+    print_ratio("with / without a cache", rates[names[True]], rates[names[False]])
+
+
+def adam_for_all(training: dante_gpt.Training) -> None:
+    """Take the matrices in the layers away from Muon."""
+    from torch.optim import AdamW
+
+    training.momenta = {}
+    weights = training.weights.values()
+    training.adam = AdamW(weights, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
+
+
+def gelu_forward(x: torch.Tensor, weights: dante_gpt.Weights, layer: int) -> torch.Tensor:
+    """Work on every position alone, as GPT-2 does."""
+    import torch
+
+    hidden = torch.nn.functional.gelu(x @ weights[f"{layer}.forward.in"].T)
+    return hidden @ weights[f"{layer}.forward.out"].T
+
+
+def layer_norm(x: torch.Tensor) -> torch.Tensor:
+    """Bring the last dimension to mean 0 and variance 1."""
+    import torch
+
+    return torch.nn.functional.layer_norm(x, x.shape[-1:])
+
+
+def norm_of_layers_only(x: torch.Tensor) -> torch.Tensor:
+    """Leave queries and keys, which have the size of a head, as they are."""
+    import torch
+
+    size = dante_gpt.Config.n_embd // dante_gpt.Config.n_head
+    return x if x.shape[-1] == size else torch.rms_norm(x, x.shape[-1:])
+
+
+def random_start(number: int, length: int, config: dante_gpt.Config) -> int:
+    """Draw where a block starts, whatever was drawn before."""
+    import numpy as np
+
+    return int(np.random.default_rng([config.seed, number]).integers(length - config.block_size))
+
+
+ABLATIONS = {  # what is changed: names in dante_gpt.py, or the configuration
+    "as it is": {},
+    "without dropout": {"dropout": 0.0},
+    "AdamW everywhere, not Muon": {"optimizer": adam_for_all},
+    "blocks drawn at random, not in passes": {"block_start": random_start},
+    "batches of 32, half the steps": {"batch_size": 32, "share": 1 / 2},
+    "last weights, not their average": {"MEMORY": 0.0},
+    "GELU, not squared ReLU": {"feed_forward": gelu_forward},
+    "LayerNorm, not RMS norm": {"norm": layer_norm},
+    "queries and keys not normed": {"norm": norm_of_layers_only},
+    "no positions, not rotary": {"rotate": lambda x, start: x},
+    "blocks of 64, batches of 32": {"block_size": 64, "batch_size": 32},
+}
+
+
+def run_ablation(text: str, steps: int, name: str) -> tuple[str, float, float]:
+    """Train with one thing changed; return its name, and the best and the last validation loss."""
+    import torch
+    from accelerate import Accelerator
+
+    torch.set_num_threads(1)
+    change = dict(ABLATIONS[name])
+    optimizer = change.pop("optimizer", None)
+    patches = {key: change.pop(key) for key in list(change) if hasattr(dante_gpt, key)}
+    config = dante_gpt.Config(steps=int(steps * change.pop("share", 1)), **change)
+    with mock.patch.multiple(dante_gpt, **patches):
+        training = dante_gpt.Training(config, text, Accelerator(cpu=True))
+        if optimizer:
+            optimizer(training)
+        losses = []
+        for step in range(config.steps):
+            training.step(step)
+            if (step + 1) % (config.steps // dante_gpt.EVALUATIONS) == 0:
+                losses.append(training.validate())
+    return name, min(losses), losses[-1]
+
+
+def bench_ablation(text: str, steps: int) -> None:
+    """Print what every change does to the loss."""
+    print(f"{'validation loss, nats per character':40}{'best':>8}{'last':>8}")
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for name, best, last in pool.map(partial(run_ablation, text, steps), ABLATIONS):
+            print(f"{name:40}{best:8.4f}{last:8.4f}", flush=True)
+
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in BENCHES:
-        print(f"usage: python tests/bench.py {'|'.join(BENCHES)}", file=sys.stderr)
-        raise SystemExit(2)
-    BENCHES[sys.argv[1]]()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=common.HelpFormatter)
+    parser.add_argument("bench", choices=("lstm", "dante", "ablation"), help="what to measure")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="for dante and ablation")
+    parser.add_argument("--steps", type=int, default=dante_gpt.STEPS, help="of an ablation's run")
+    arguments = parser.parse_args()
+    if arguments.bench == "lstm":
+        bench_lstm()
+    else:
+        poem = common.load_inferno(arguments.text)
+        if arguments.bench == "dante":
+            bench_dante(poem)
+        else:
+            bench_ablation(poem, arguments.steps)
