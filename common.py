@@ -17,6 +17,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -142,6 +143,8 @@ def lazy_import(name: str) -> ModuleType:
 
 def note(message: str) -> None:
     """Tell the person at the terminal something, in one line on standard error."""
+    if os.environ.get("RANK", "0") != "0":  # of processes started together, one speaks
+        return
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
 
 
@@ -184,6 +187,12 @@ def complete_file(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and find out at once whether a file can be written in it (else OSError)."""
+    path.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path).close()
 
 
 def save_figure(figure: Figure, name: str | Path) -> None:

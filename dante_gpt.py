@@ -54,7 +54,7 @@ MOMENTUM, DECAY = 0.95, 0.1  # of the matrices; the decay is times their rate
 MEMORY = 0.99  # what the average of the weights keeps at a step
 SOFT_CAP = 15.0  # no logit goes beyond, so that a small model is never too sure
 TIMED_STEPS = 12  # by which --minutes becomes a number of steps
-PROMPT, LENGTH, TEMPERATURE, TOP_K = "\n", 1000, 0.8, 40  # of the sample
+LENGTH, TEMPERATURE, TOP_K = 1000, 0.8, 40  # of the sample
 JUDGED = 5000  # characters that are judged: a canto
 COPY = 20  # characters in a row that are unlikely to be the same by chance
 WEIGHTS, STATE = "weights.safetensors", "state.pt"  # the best weights; all that --resume needs
@@ -257,6 +257,11 @@ class Training:
         common.seed_everything(config.seed)
         common.keep_freed_memory()
         device, self.config, self.accelerator = accelerator.device, config, accelerator
+        if config.batch_size % accelerator.num_processes:
+            raise common.ScriptError(
+                f"--batch-size {config.batch_size} cannot be shared evenly by "
+                f"{accelerator.num_processes} processes"
+            )
         self.characters = "".join(sorted(set(text)))
         self.tokens = torch.tensor(encode(text, self.characters), device=device)  # (characters,)
         self.cut = len(split(text)[0])
@@ -392,7 +397,7 @@ def read_state(folder: Path) -> dict:
         return state
     except FileNotFoundError as error:
         raise common.ScriptError(f"{path}: no run to go on with; leave out --resume") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:
+    except (pickle.PickleError, OSError, EOFError, RuntimeError, LookupError, TypeError) as error:
         raise common.ScriptError(f"{path}: not a run that can be resumed ({error})") from error
 
 
@@ -412,8 +417,8 @@ def encode(text: str, characters: str) -> list[int]:
     if unknown := sorted(set(text) - set(characters)):
         names = ", ".join(map(repr, unknown))
         raise common.ScriptError(f"the text that was learnt from never uses {names}")
-    number = {character: index for index, character in enumerate(characters)}
-    return [number[character] for character in text]
+    numbers = {character: number for number, character in enumerate(characters)}
+    return [numbers[character] for character in text]
 
 
 def window_start(length: int, block: int) -> int:
@@ -595,7 +600,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--run", type=Path, metavar="DIR", help="folder of the run, if not in results/")
     add("--resume", action="store_true", help="go on with the run kept in its folder")
     add("--generate", action="store_true", help="only write, with the weights kept there")
-    add("--prompt", default=PROMPT, help="what is to be continued")
+    add("--prompt", default="", help="what is to be continued")
     add("--length", type=whole(0, 10**9), default=LENGTH, help="characters to write")
     add("--temperature", type=number(0, 1e9), default=TEMPERATURE, help="0: always the likeliest")
     add("--top-k", type=whole(1, 10**6), default=TOP_K, help="likeliest characters to choose from")
@@ -606,23 +611,33 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def write(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    """Continue the prompt with the weights of the run, character by character without end.
+
+    Without a prompt it continues the first of its characters, which in most texts ends a line.
+    """
+    weights, config, characters = read_weights(arguments.run, device)
+    prompt = encode(arguments.prompt or characters[0], characters)
+    settings = arguments.temperature, arguments.top_k, arguments.seed
+    return (characters[token] for token in generate(weights, config, prompt, *settings))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Count, train, write and judge; or only write."""
     arguments = parse(argv)
-    writing = arguments.temperature, arguments.top_k, arguments.seed
     if arguments.generate:
-        device = common.select_device(arguments.device)
-        weights, config, characters = read_weights(arguments.run, device)
-        prompt = encode(arguments.prompt, characters)
+        written = write(arguments, common.select_device(arguments.device))
         print(arguments.prompt, end="")
-        for token in islice(generate(weights, config, prompt, *writing), arguments.length):
-            print(characters[token], end="", flush=True)
-        print()
+        try:
+            for character in islice(written, arguments.length):
+                print(character, end="", flush=True)
+        finally:  # after Ctrl-C too
+            print()
         return 0
 
     text = common.load_inferno(arguments.text)
     train, validation = split(text)
-    prompt = encode(arguments.prompt, "".join(sorted(set(text))))
+    encode(arguments.prompt, text)  # before the training, not after it
     steps = arguments.steps or (QUICK_STEPS if arguments.quick else STEPS)
     if arguments.resume and arguments.minutes:
         raise common.ScriptError("--resume keeps the length of its run; leave out --minutes")
@@ -631,16 +646,16 @@ def main(argv: list[str] | None = None) -> int:
     sizes = {field.name: getattr(arguments, field.name) for field in fields(Config)}
     config = Config(**sizes | {"steps": steps})
     check(config, text)
+    common.make_folder(arguments.run)
     device = common.select_device(arguments.device)
 
     from accelerate import Accelerator
 
     precision = "bf16" if device.type == "cuda" else "no"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
-    if arguments.minutes and not arguments.resume:
-        config = replace(
-            config, steps=steps_for(arguments.minutes, Training(config, text, accelerator))
-        )
+    if arguments.minutes:
+        trial = Training(config, text, accelerator)
+        config = replace(config, steps=steps_for(arguments.minutes, trial))
         common.note(f"--minutes {arguments.minutes:g} is --steps {config.steps}")
     training = Training(config, text, accelerator)
     if arguments.resume:
@@ -649,10 +664,10 @@ def main(argv: list[str] | None = None) -> int:
         training.run(arguments.run)
         return 0
 
-    rows = {name: ngram_loss(train, validation, order) for name, order in NGRAMS.items()}
     print(f"{len(train):,} characters to train on, {len(validation):,} to validate on")
     print(f"{'validation loss':24}{'nats':>8}{'bits':>8}  per character")
-    for name, loss in rows.items():
+    counted = {name: ngram_loss(train, validation, order) for name, order in NGRAMS.items()}
+    for name, loss in counted.items():
         print_loss(name, loss)
     code = 0
     try:
@@ -662,14 +677,13 @@ def main(argv: list[str] | None = None) -> int:
             raise
         common.note(f"interrupted; --resume goes on from step {training.history[-1][0]}")
         code = 130
-    weights, config, characters = read_weights(arguments.run, device)
-    size = sum(weight.numel() for weight in weights.values())
+    size = sum(weight.numel() for weight in training.weights.values())
     print_loss(f"GPT, {size / 1e6:.1f} M parameters", min(row[-1] for row in training.history))
-    written = islice(generate(weights, config, prompt, *writing), max(JUDGED, arguments.length))
-    sample = arguments.prompt + "".join(characters[token] for token in written)
-    print(f"\n{sample[: arguments.length]}\n")
+    written = islice(write(arguments, device), max(JUDGED, arguments.length))
+    sample = arguments.prompt + "".join(written)
+    print(f"\n{sample[: len(arguments.prompt) + arguments.length]}\n")
     print_measures(sample, train, validation)
-    draw_curve(training.history, rows, arguments.run)
+    draw_curve(training.history, counted, arguments.run)
     return code
 
 

@@ -16,7 +16,6 @@ R-squared of 0.96; repeating the last reading gets 0.040, gradient boosting 0.02
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -246,8 +245,7 @@ def prepare_saving(path: Path, device: torch.device) -> None:
     """
     if path.exists():
         Forecaster.load(path, device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=path.parent).close()
+    common.make_folder(path.parent)
 
 
 def run_experiments(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
+import bench
 import pytest
 from conftest import ROOT
 
@@ -15,7 +17,7 @@ BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTA
 TABLE = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in README.splitlines()
-    if re.match(r"\| \d\d \|", line)
+    if re.match(r"\| (\d\d|lab \d) \|", line)
 ]
 
 
@@ -34,6 +36,13 @@ def error_of(row: str, column: int = -2) -> float:
     raise AssertionError(f"no row {row!r}")
 
 
+def dante() -> dict[str, list[float]]:
+    """Read the rows of the recorded output of dante_gpt.py: a name, then figures."""
+    lines = (EXPECTED / "dante_gpt.txt").read_text().splitlines()
+    rows = (re.fullmatch(r"(\w.*?) {2,}([\d.]+)%? +([\d.]+)%?", line) for line in lines)
+    return {row[1]: [float(row[2]), float(row[3])] for row in rows if row}
+
+
 def test_the_two_commands_come_first_and_the_tests_are_those_of_ci() -> None:
     assert len(BLOCKS[0].splitlines()) == len(BLOCKS[1].splitlines()) == 1
     setup = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt && .venv/bin/"
@@ -44,20 +53,22 @@ def test_the_two_commands_come_first_and_the_tests_are_those_of_ci() -> None:
     assert "-r requirements.txt" in ci
 
 
-@pytest.mark.parametrize("name", ["task01.txt", "task02.txt", "task02_synthetic.txt", "task03.txt"])
+@pytest.mark.parametrize(
+    "name", ["task01.txt", "task02.txt", "task02_synthetic.txt", "task03.txt", "dante_gpt.txt"]
+)
 def test_the_output_shown_is_the_output_recorded(name: str) -> None:
     assert (EXPECTED / name).read_text() in BLOCKS
 
 
 def test_every_script_has_a_row_and_every_row_a_script() -> None:
-    scripts = sorted(path.name for path in ROOT.glob("task??.py"))
-    assert [row[1].strip("`") for row in TABLE] == scripts
-    assert [f"task{row[0]}.py" for row in TABLE] == scripts
+    tasks = sorted(path.name for path in ROOT.glob("task??.py"))
+    assert [row[1].strip("`") for row in TABLE] == [*tasks, "dante_gpt.py"]
+    assert [f"task{row[0]}.py" for row in TABLE if row[0].isdigit()] == tasks
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row[1])
 def test_minutes_and_memory_are_those_measured(row: list[str]) -> None:
-    name = f"task{row[0]}"
+    name = row[1].strip("`").removesuffix(".py")
     assert float(row[3]) == MEASURED["minutes"][name]
     assert row[4] == f"{MEASURED['peak MB'][name]} MB"
 
@@ -71,6 +82,7 @@ def test_the_numbers_to_expect_are_those_recorded() -> None:
     assert shown["03"] == (
         f"test MSE {task03['Test MSE']:.4f}, R-squared {task03['R-squared']:.4f}"
     )
+    assert shown["lab 1"] == f"{dante()['GPT, 0.8 M parameters'][0]:.3f} nats per character"
 
 
 def test_the_statement_s_losses_are_the_running_means_of_the_true_ones() -> None:
@@ -127,6 +139,7 @@ def test_every_file_it_names_is_there() -> None:
 
 
 def test_the_docstrings_promise_what_was_recorded() -> None:
+    import dante_gpt
     import task02
     import task03
 
@@ -135,3 +148,37 @@ def test_the_docstrings_promise_what_was_recorded() -> None:
     assert all(loss in task02.__doc__ for loss in losses)
     assert f"test MSE of {printed('task03.txt')['Test MSE']:.3f}" in task03.__doc__
     assert f"{error_of('gradient boosting, all inputs'):.3f}" in task03.__doc__
+    assert f"Expect {dante()['GPT, 0.8 M parameters'][0]:.2f} nats" in dante_gpt.__doc__
+    assert f"5-grams gets {dante()['Witten-Bell 5-gram'][0]:.2f}." in dante_gpt.__doc__
+
+
+def test_what_is_said_of_dante_is_what_was_measured() -> None:
+    rows = dante()
+    counted = [rows[name][0] for name in ("unigram", "bigram", "Witten-Bell 5-gram")]
+    assert counted == pytest.approx([3.04, 2.33, 1.624], abs=0.006)  # known from elsewhere
+    assert rows["GPT, 0.8 M parameters"][0] <= 1.46
+    for name in ("unigram", "bigram", "Witten-Bell 5-gram", "GPT, 0.8 M parameters"):
+        nats, bits = rows[name]
+        assert bits == pytest.approx(nats / math.log(2), abs=1e-4)
+    sample, canto = rows["longest copy from the training text"]
+    assert sample <= canto
+    section = " ".join(README.split("## Dante")[1].split("## Speed")[0].split())
+    long = MEASURED["dante_gpt, 5000 steps, 6 layers, dropout 0.3"]
+    assert f"reaches {long['nats']} nats in {long['minutes']} minutes" in section
+    assert long["nats"] <= 1.42
+
+
+def test_the_ablation_is_as_measured() -> None:
+    cells = [line.strip("|").split("|") for line in README.splitlines() if line.startswith("| ")]
+    shown = {row[0].strip(): row[1].strip() for row in cells if len(row) == 3}
+    measured = MEASURED["bench ablation, 800 steps, best validation loss"]
+    assert {name: float(shown[name]) for name in measured} == measured
+    assert list(measured) == list(bench.ABLATIONS)
+
+
+def test_the_speed_of_dante_is_as_measured() -> None:
+    section = README.split("## Speed")[1].split("## The files")[0]
+    for figure in MEASURED["bench dante"].values():
+        assert re.search(rf"(?<![\d.]){figure}(?![\d.]*\d)", section), figure
+    assert MEASURED["bench dante"]["times sooner"] >= 5
+    assert MEASURED["bench dante"]["times faster with a cache"] >= 5
