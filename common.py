@@ -47,7 +47,11 @@ class ScriptError(Exception):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """The docstring as it is written, and every option with its default."""
+    """The docstring as it is written, and every option with its default, if that says anything."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default in (None, "") or action.default is False
+        return action.help if silent else super()._get_help_string(action)
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:

@@ -4,7 +4,7 @@ The model is a decoder-only transformer that reads and writes single characters.
 first nine tenths of the poem and is measured on every character of the last tenth.
 
     python dante_gpt.py                          train, then write and judge a sample
-    python dante_gpt.py --minutes 25             train for so long
+    python dante_gpt.py --minutes 25 --n-layer 6 --dropout 0.3          longer, deeper and better
     python dante_gpt.py --resume                 go on after Ctrl-C, a crash or a full disk
     python dante_gpt.py --generate --prompt "Nel mezzo" --length 1000 --temperature 0.8 --top-k 40
     accelerate launch --cpu --num_processes 2 dante_gpt.py      two processes share every batch
@@ -27,7 +27,7 @@ import time
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -60,17 +60,22 @@ COPY = 20  # characters in a row that are unlikely to be the same by chance
 WEIGHTS, STATE = "weights.safetensors", "state.pt"  # the best weights; all that --resume needs
 
 
+def size(default: float, text: str) -> float:
+    """Make a field of `Config`, of which `parse` makes an option with this help text."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class Config:
     """A model and its training: 0.8 M parameters, for 0.17 M characters to learn from."""
 
     steps: int
-    batch_size: int = 16
-    block_size: int = 128  # characters of context: three verses, so that a rhyme is in sight
-    n_layer: int = 4
-    n_head: int = 4
-    n_embd: int = 128
-    dropout: float = 0.2  # without it the model knows the text by heart too soon
+    batch_size: int = size(16, "blocks that a step learns from")
+    block_size: int = size(128, "characters of context; three verses bring a rhyme in sight")
+    n_layer: int = size(4, "layers")
+    n_head: int = size(4, "attention heads of a layer")
+    n_embd: int = size(128, "channels, a multiple of twice the heads")
+    dropout: float = size(0.2, "share of channels dropped; with less the text is learnt by heart")
     seed: int = 0
 
 
@@ -78,7 +83,7 @@ STEPS, QUICK_STEPS = 2000, 100  # 24 passes over the text; what --quick makes do
 
 Weights = dict[str, "torch.Tensor"]
 Model = Callable[["torch.Tensor"], "torch.Tensor"]  # tokens to logits
-Cache = dict[int, "torch.Tensor"]  # keys and values of every layer
+Cache = dict[int, tuple["torch.Tensor", "torch.Tensor"]]  # keys and values of every layer
 
 
 def split(text: str) -> tuple[str, str]:
@@ -141,37 +146,52 @@ def drop(x: torch.Tensor, dropout: float) -> torch.Tensor:
     return x * (kept / (1 - dropout))
 
 
-def rotate(x: torch.Tensor, start: int) -> torch.Tensor:
-    """Turn pairs of channels of `x` (…, time, size) by angles that grow with the position.
+def angles(
+    start: int, time: int, size: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cosines and sines of the angles that positions turn by: (time, size / 2) each.
 
-    A query and a key then meet at an angle that tells how far apart they are (rotary positions,
-    Su et al. 2021). `start` is the first position.
+    `start` is the first position; `size` is that of a head. The angle grows with the position,
+    slower from one pair of channels to the next (rotary positions, Su et al. 2021).
     """
-    time, half = x.shape[-2], x.shape[-1] // 2
-    speed = 1024 ** -(torch.arange(half, device=x.device) / half)  # (half,)
-    angle = torch.arange(start, start + time, device=x.device)[:, None] * speed  # (time, half)
-    left, right = x.chunk(2, dim=-1)  # (…, time, half) each
-    cos, sin = angle.cos(), angle.sin()
+    half = size // 2
+    speed = 1024 ** -(torch.arange(half, device=device) / half)  # (size / 2,)
+    angle = torch.arange(start, start + time, device=device)[:, None] * speed  # (time, size / 2)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn pairs of channels of `x` (…, time, size) by the angles of their positions.
+
+    A query and a key then meet at an angle that tells how far apart they are.
+    """
+    left, right = x.chunk(2, dim=-1)  # (…, time, size / 2) each
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
 def attend(
-    x: torch.Tensor, weights: Weights, layer: int, n_head: int, cache: Cache | None
+    x: torch.Tensor,
+    weights: Weights,
+    layer: int,
+    turn: tuple[torch.Tensor, torch.Tensor],
+    cache: Cache | None,
 ) -> torch.Tensor:
     """Let every position gather from itself and those before it: (batch, time, n_embd) to the same.
 
-    The keys and values in `cache` come before those of `x`, which are added to it.
+    `turn` holds the `angles` of the positions. The keys and values in `cache` come before those
+    of `x`, which are added to it.
     """
     batch, time, n_embd = x.shape
-    qkv = (x @ weights[f"{layer}.attention.in"].T).view(batch, time, 3, n_head, -1)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (batch, head, time, size) each
-    start = cache[layer].shape[-2] if cache and layer in cache else 0
-    q, k = rotate(norm(q), start), rotate(norm(k), start)
+    size = 2 * turn[0].shape[-1]  # of a head
+    qkv = (x @ weights[f"{layer}.attention.in"].T).view(batch, time, 3, -1, size)
+    qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, batch, head, time, size)
+    q, k = rotate(norm(qkv[:2]), *turn)  # (batch, head, time, size) each, as is v
+    v = qkv[2]
     if cache is not None:
-        fresh = torch.stack([k, v])  # (2, batch, head, time, size)
-        cache[layer] = torch.cat([cache[layer], fresh], dim=-2) if start else fresh
-        k, v = cache[layer]  # (batch, head, start + time, size)
-    gathered = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=start == 0)
+        past_k, past_v = cache.get(layer, (k[..., :0, :], v[..., :0, :]))
+        k, v = cache[layer] = torch.cat([past_k, k], dim=-2), torch.cat([past_v, v], dim=-2)
+    is_causal = time == k.shape[-2]  # a single new position sees all
+    gathered = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
     gathered = gathered.transpose(1, 2).reshape(batch, time, n_embd)  # heads side by side again
     return gathered @ weights[f"{layer}.attention.out"].T
 
@@ -195,8 +215,10 @@ def gpt(
     """
     x = torch.nn.functional.embedding(tokens, weights["embedding"])  # (batch, time, n_embd)
     x = drop(norm(x), dropout)
+    start = cache[0][0].shape[-2] if cache else 0
+    turn = angles(start, tokens.shape[1], config.n_embd // config.n_head, x.device)
     for layer in range(config.n_layer):
-        x = x + drop(attend(norm(x), weights, layer, config.n_head, cache), dropout)
+        x = x + drop(attend(norm(x), weights, layer, turn, cache), dropout)
         x = x + drop(feed_forward(norm(x), weights, layer), dropout)
     logits = (norm(x) @ weights["head"].T).float()  # (batch, time, vocabulary)
     return SOFT_CAP * (logits / SOFT_CAP).tanh()
@@ -447,10 +469,12 @@ def generate(
         with torch.inference_mode():
             fresh = torch.tensor([tokens[seen:]], device=weights["head"].device)  # (1, time)
             logits = gpt(weights, config, fresh, cache=cache)[0, -1].cpu()  # (vocabulary,)
-        logits, indices = logits.topk(min(top_k, len(logits)) if temperature else 1)  # (top_k,)
-        shares = ((logits - logits[0]) / (temperature or 1)).softmax(0)  # (top_k,)
-        seen = len(tokens)
-        tokens.append(int(indices[torch.multinomial(shares, 1, generator=random)]))
+        seen, token = len(tokens), logits.argmax()
+        if temperature > 0:
+            logits, indices = logits.topk(min(top_k, len(logits)))  # (top_k,), the largest first
+            shares = ((logits - logits[0]) / temperature).softmax(0)  # (top_k,)
+            token = indices[torch.multinomial(shares, 1, generator=random)]
+        tokens.append(int(token))
         yield tokens[-1]
 
 
@@ -591,16 +615,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = common.argument_parser(__doc__, "--text", "--seed", "--device", "--quick")
     whole, number, add = common.whole_number, common.number, parser.add_argument
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=whole(1, 10**9), help=f"{STEPS}, or {QUICK_STEPS} if quick")
+    text, absent = f"of training (default: {STEPS}, or {QUICK_STEPS} if quick)", argparse.SUPPRESS
+    length.add_argument("--steps", type=whole(1, 10**9), default=absent, help=text)
     length.add_argument("--minutes", type=number(0, 1e5), help="train for about so long")
-    for field in fields(Config)[1:-1]:  # steps and seed are there already
-        kind = number(0, 0.9) if field.name == "dropout" else whole(1, 10**6)
-        option, name = field.name.replace("_", "-"), field.name.replace("_", " ")
-        add(f"--{option}", type=kind, default=field.default, help=name)
-    add("--run", type=Path, metavar="DIR", help="folder of the run, if not in results/")
+    for option in fields(Config)[1:-1]:  # steps and seed are there already
+        kind = number(0, 0.9) if option.name == "dropout" else whole(1, 10**6)
+        name, text = option.name.replace("_", "-"), option.metadata["help"]
+        add(f"--{name}", type=kind, default=absent, help=f"{text} (default: {option.default})")
+    add("--run", type=Path, metavar="DIR", help="folder of the run; in results/ if not given")
     add("--resume", action="store_true", help="go on with the run kept in its folder")
     add("--generate", action="store_true", help="only write, with the weights kept there")
-    add("--prompt", default="", help="what is to be continued")
+    add("--prompt", default="", help="what is to be continued; a line end if not given")
     add("--length", type=whole(0, 10**9), default=LENGTH, help="characters to write")
     add("--temperature", type=number(0, 1e9), default=TEMPERATURE, help="0: always the likeliest")
     add("--top-k", type=whole(1, 10**6), default=TOP_K, help="likeliest characters to choose from")
@@ -616,6 +641,7 @@ def write(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]:
 
     Without a prompt it continues the first of its characters, which in most texts ends a line.
     """
+    torch.set_num_threads(1)  # a single character is too little work to share
     weights, config, characters = read_weights(arguments.run, device)
     prompt = encode(arguments.prompt or characters[0], characters)
     settings = arguments.temperature, arguments.top_k, arguments.seed
@@ -638,13 +664,13 @@ def main(argv: list[str] | None = None) -> int:
     text = common.load_inferno(arguments.text)
     train, validation = split(text)
     encode(arguments.prompt, text)  # before the training, not after it
-    steps = arguments.steps or (QUICK_STEPS if arguments.quick else STEPS)
     if arguments.resume and arguments.minutes:
         raise common.ScriptError("--resume keeps the length of its run; leave out --minutes")
-    if arguments.resume and not arguments.steps:
-        steps = read_state(arguments.run)["settings"]["steps"]
-    sizes = {field.name: getattr(arguments, field.name) for field in fields(Config)}
-    config = Config(**sizes | {"steps": steps})
+    sizes = {"steps": QUICK_STEPS if arguments.quick else STEPS}
+    sizes |= read_state(arguments.run)["settings"] if arguments.resume else {}
+    sizes |= vars(arguments)  # what is given goes before
+    names = [option.name for option in fields(Config)]
+    config = Config(**{name: sizes[name] for name in names if name in sizes})
     check(config, text)
     common.make_folder(arguments.run)
     device = common.select_device(arguments.device)
@@ -677,8 +703,10 @@ def main(argv: list[str] | None = None) -> int:
             raise
         common.note(f"interrupted; --resume goes on from step {training.history[-1][0]}")
         code = 130
-    size = sum(weight.numel() for weight in training.weights.values())
-    print_loss(f"GPT, {size / 1e6:.1f} M parameters", min(row[-1] for row in training.history))
+    parameters = sum(weight.numel() for weight in training.weights.values())
+    print_loss(
+        f"GPT, {parameters / 1e6:.1f} M parameters", min(row[-1] for row in training.history)
+    )
     written = islice(write(arguments, device), max(JUDGED, arguments.length))
     sample = arguments.prompt + "".join(written)
     print(f"\n{sample[: len(arguments.prompt) + arguments.length]}\n")

@@ -140,31 +140,31 @@ def test_rows_of_a_batch_do_not_meet(weights: dict) -> None:
 
 
 def test_attention_is_the_textbook_s(weights: dict) -> None:
-    x = torch.randn(1, 5, 16)
+    x, turn = torch.randn(1, 5, 16), dante_gpt.angles(0, 5, 8, torch.device("cpu"))
     q, k, v = (x[0] @ weights["0.attention.in"].T).chunk(3, dim=-1)  # (time, n_embd) each
     heads = []
     for head in range(2):
         part = slice(8 * head, 8 * head + 8)
         queries, keys = (
-            dante_gpt.rotate(torch.nn.functional.rms_norm(y[:, part], (8,)), 0) for y in (q, k)
+            dante_gpt.rotate(torch.nn.functional.rms_norm(y[:, part], (8,)), *turn) for y in (q, k)
         )
         scores = queries @ keys.T / math.sqrt(8)
         scores[torch.ones(5, 5).triu(1).bool()] = -math.inf
         heads.append(scores.softmax(-1) @ v[:, part])
     by_hand = torch.cat(heads, dim=-1) @ weights["0.attention.out"].T
-    torch.testing.assert_close(dante_gpt.attend(x, weights, 0, 2, None)[0], by_hand)
+    torch.testing.assert_close(dante_gpt.attend(x, weights, 0, turn, None)[0], by_hand)
 
 
 def test_rotated_queries_and_keys_know_their_distance_only() -> None:
-    q, k = torch.randn(1, 8).double(), torch.randn(1, 8).double()
-    products = [
-        (dante_gpt.rotate(q, start + 3) * dante_gpt.rotate(k, start)).sum() for start in (0, 1, 50)
-    ]
-    torch.testing.assert_close(products[0], products[1], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(products[0], products[2], rtol=1e-5, atol=1e-5)
-    other = (dante_gpt.rotate(q, 4) * dante_gpt.rotate(k, 0)).sum()
-    assert not torch.allclose(products[0], other)
-    torch.testing.assert_close(dante_gpt.rotate(q, 7).norm(), q.norm())
+    q, k = torch.randn(1, 8), torch.randn(1, 8)
+
+    def turned(x: torch.Tensor, position: int) -> torch.Tensor:
+        return dante_gpt.rotate(x, *dante_gpt.angles(position, 1, 8, torch.device("cpu")))
+
+    products = [(turned(q, start + 3) * turned(k, start)).sum().item() for start in (0, 1, 50)]
+    assert products == pytest.approx([products[0]] * 3, abs=1e-5)
+    assert (turned(q, 4) * turned(k, 0)).sum().item() != pytest.approx(products[0], abs=1e-3)
+    assert turned(q, 7).norm().item() == pytest.approx(q.norm().item(), rel=1e-6)
 
 
 def test_dropping_keeps_the_mean_and_drops_a_channel_at_all_times() -> None:
@@ -679,6 +679,23 @@ def test_killed_and_then_out_of_disk_it_ends_with_the_same_losses(
     assert {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")} == kept
     assert run_here(*options(tmp_path, "--resume")) == 0
     assert curve_of(tmp_path) == curve_of(whole)
+
+
+def test_a_run_is_resumed_without_repeating_its_sizes(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "loss.csv").unlink()
+    again = ["--resume", "--run", tmp_path / "run", "--text", common.VERSES]
+    assert run_here(*again) == 0
+    assert curve_of(tmp_path / "run") == curve_of(whole)
+
+
+@pytest.mark.parametrize("other", ["--n-layer=3", "--steps=50", "--seed=1"])
+def test_other_sizes_are_refused(other: str, whole: Path, capsys: pytest.CaptureFixture) -> None:
+    before = {path.name: path.read_bytes() for path in whole.iterdir()}
+    assert run_here("--resume", "--run", whole, "--text", common.VERSES, other) == 1
+    name = other.strip("-").partition("=")[0].replace("-", "_")
+    assert f"state.pt: a run of other {name}, " in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 
 
 def test_a_new_run_keeps_the_one_before(tmp_path: Path, whole: Path) -> None:
