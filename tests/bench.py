@@ -267,9 +267,9 @@ def serve_training(
     train: Callable[[str], Iterator[tuple[float, float]]], text: str, connection: Connection
 ) -> None:
     """Train on to the next measurement whenever it is asked to, and report it."""
-    for row in train(text):
-        connection.recv()
-        connection.send(row)
+    rows = train(text)
+    while connection.recv() == "go on":
+        connection.send(next(rows))
 
 
 def make_writer(text: str, block_size: int, cached: bool) -> Run:
@@ -306,6 +306,8 @@ def bench_dante(text: str) -> None:
         for train, connection in connections.items():
             connection.send("go on")
             rows[train].append(connection.recv())
+    for connection in connections.values():
+        connection.send("stop")
     (*_, (theirs, goal)), ours = rows[train_recipe], rows[train_ours]
     print(f"nanoGPT's recipe: validation loss {goal:.3f} after {theirs:.1f} s")
     for seconds, loss in ours:
@@ -341,14 +343,6 @@ def gelu_forward(x: torch.Tensor, weights: dante_gpt.Weights, layer: int) -> tor
     return hidden @ weights[f"{layer}.forward.out"].T
 
 
-def norm_of_layers_only(x: torch.Tensor) -> torch.Tensor:
-    """Leave queries and keys, which have the size of a head, as they are."""
-    import torch
-
-    size = dante_gpt.Config.n_embd // dante_gpt.Config.n_head
-    return x if x.shape[-1] == size else torch.rms_norm(x, x.shape[-1:])
-
-
 def random_start(number: int, length: int, config: dante_gpt.Config) -> int:
     """Draw where a block starts, whatever was drawn before."""
     import numpy as np
@@ -356,16 +350,14 @@ def random_start(number: int, length: int, config: dante_gpt.Config) -> int:
     return int(np.random.default_rng([config.seed, number]).integers(length - config.block_size))
 
 
-ABLATIONS = {  # what is changed: names in dante_gpt.py, or the configuration
+ABLATIONS = {  # what is changed: sizes of `Config`, names of dante_gpt.py, steps, the optimizer
     "as it is": {},
-    "without dropout": {"dropout": 0.0},
+    "without dropout": {"sizes": {"dropout": 0.0}},
     "AdamW everywhere, not Muon": {"optimizer": adam_for_all},
-    "blocks drawn at random, not in passes": {"block_start": random_start},
-    "batches of 32, half the steps": {"batch_size": 32, "share": 1 / 2},
-    "last weights, not their average": {"MEMORY": 0.0},
-    "GELU, not squared ReLU": {"feed_forward": gelu_forward},
-    "queries and keys not normed": {"norm": norm_of_layers_only},
-    "no positions, not rotary": {"rotate": lambda x, cos, sin: x},
+    "blocks drawn at random, not in passes": {"names": {"block_start": random_start}},
+    "batches of 32, half the steps": {"sizes": {"batch_size": 32}, "steps": 1 / 2},
+    "last weights, not their average": {"names": {"MEMORY": 0.0}},
+    "GELU, not squared ReLU": {"names": {"feed_forward": gelu_forward}},
 }
 
 
@@ -375,14 +367,13 @@ def run_ablation(text: str, steps: int, name: str) -> tuple[str, float, float]:
     from accelerate import Accelerator
 
     torch.set_num_threads(1)
-    change = dict(ABLATIONS[name])
-    optimizer = change.pop("optimizer", None)
-    patches = {key: change.pop(key) for key in list(change) if hasattr(dante_gpt, key)}
-    config = dante_gpt.Config(steps=int(steps * change.pop("share", 1)), **change)
-    with mock.patch.dict(vars(dante_gpt), patches):
+    change = ABLATIONS[name]
+    sizes = {"steps": int(steps * change.get("steps", 1)), **change.get("sizes", {})}
+    config = dante_gpt.Config(**sizes)
+    with mock.patch.dict(vars(dante_gpt), change.get("names", {})):
         training = dante_gpt.Training(config, text, Accelerator(cpu=True))
-        if optimizer:
-            optimizer(training)
+        if "optimizer" in change:
+            change["optimizer"](training)
         losses = []
         for step in range(config.steps):
             training.step(step)
