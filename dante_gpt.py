@@ -7,7 +7,7 @@ first nine tenths of the poem and is measured on every character of the last ten
     python dante_gpt.py --minutes 25 --n-layer 6 --dropout 0.3          longer, deeper and better
     python dante_gpt.py --resume                 go on after Ctrl-C, a crash or a full disk
     python dante_gpt.py --generate --prompt "Nel mezzo" --length 1000 --temperature 0.8 --top-k 40
-    accelerate launch --cpu --num_processes 2 dante_gpt.py      two processes share every batch
+    accelerate launch --multi_gpu --num_processes 2 dante_gpt.py        two share every batch
 
 About five minutes on two CPU cores. Expect 1.44 nats per character; counting 5-grams gets 1.62.
 The trained weights and the loss curve, as a picture and as CSV, are kept in results/dante_gpt/.
@@ -426,7 +426,9 @@ def read_state(folder: Path) -> dict:
 def read_weights(folder: Path, device: torch.device) -> tuple[Weights, Config, str]:
     """Read the best weights of a run, its configuration, and the characters it knows."""
     if not (folder / WEIGHTS).exists():
-        raise common.ScriptError(f"{folder / WEIGHTS}: no such weights; train first, or give --run")
+        raise common.ScriptError(
+            f"{folder / WEIGHTS}: no such weights; train first, or give --out-dir"
+        )
     weights, about = common.load_weights(folder / WEIGHTS, device)
     try:
         return weights, Config(**json.loads(about["config"])), about["characters"]
@@ -622,7 +624,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         kind = number(0, 0.9) if option.name == "dropout" else whole(1, 10**6)
         name, text = option.name.replace("_", "-"), option.metadata["help"]
         add(f"--{name}", type=kind, default=absent, help=f"{text} (default: {option.default})")
-    add("--run", type=Path, metavar="DIR", help="folder of the run; in results/ if not given")
+    add("--out-dir", type=Path, metavar="DIR", help="folder of the run; in results/ if not given")
     add("--resume", action="store_true", help="go on with the run kept in its folder")
     add("--generate", action="store_true", help="only write, with the weights kept there")
     add("--prompt", default="", help="what is to be continued; a line end if not given")
@@ -630,9 +632,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--temperature", type=number(0, 1e9), default=TEMPERATURE, help="0: always the likeliest")
     add("--top-k", type=whole(1, 10**6), default=TOP_K, help="likeliest characters to choose from")
     arguments = parser.parse_args(argv)
-    if arguments.run is None:  # a quick run does not touch the real one
+    if arguments.out_dir is None:  # a quick run does not touch the real one
         name = "dante_gpt_quick" if arguments.quick else "dante_gpt"
-        arguments.run = common.RESULTS / name
+        arguments.out_dir = common.RESULTS / name
     return arguments
 
 
@@ -642,7 +644,7 @@ def write(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]:
     Without a prompt it continues the first of its characters, which in most texts ends a line.
     """
     torch.set_num_threads(1)  # a single character is too little work to share
-    weights, config, characters = read_weights(arguments.run, device)
+    weights, config, characters = read_weights(arguments.out_dir, device)
     prompt = encode(arguments.prompt or characters[0], characters)
     settings = arguments.temperature, arguments.top_k, arguments.seed
     return (characters[token] for token in generate(weights, config, prompt, *settings))
@@ -667,12 +669,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.resume and arguments.minutes:
         raise common.ScriptError("--resume keeps the length of its run; leave out --minutes")
     sizes = {"steps": QUICK_STEPS if arguments.quick else STEPS}
-    sizes |= read_state(arguments.run)["settings"] if arguments.resume else {}
+    sizes |= read_state(arguments.out_dir)["settings"] if arguments.resume else {}
     sizes |= vars(arguments)  # what is given goes before
     names = [option.name for option in fields(Config)]
     config = Config(**{name: sizes[name] for name in names if name in sizes})
     check(config, text)
-    common.make_folder(arguments.run)
+    common.make_folder(arguments.out_dir)
     device = common.select_device(arguments.device)
 
     from accelerate import Accelerator
@@ -685,9 +687,9 @@ def main(argv: list[str] | None = None) -> int:
         common.note(f"--minutes {arguments.minutes:g} is --steps {config.steps}")
     training = Training(config, text, accelerator)
     if arguments.resume:
-        training.load(arguments.run)
+        training.load(arguments.out_dir)
     if not accelerator.is_main_process:
-        training.run(arguments.run)
+        training.run(arguments.out_dir)
         return 0
 
     print(f"{len(train):,} characters to train on, {len(validation):,} to validate on")
@@ -697,7 +699,7 @@ def main(argv: list[str] | None = None) -> int:
         print_loss(name, loss)
     code = 0
     try:
-        training.run(arguments.run)
+        training.run(arguments.out_dir)
     except KeyboardInterrupt:
         if not training.history:  # nothing is kept yet
             raise
@@ -711,7 +713,7 @@ def main(argv: list[str] | None = None) -> int:
     sample = arguments.prompt + "".join(written)
     print(f"\n{sample[: len(arguments.prompt) + arguments.length]}\n")
     print_measures(sample, train, validation)
-    draw_curve(training.history, counted, arguments.run)
+    draw_curve(training.history, counted, arguments.out_dir)
     return code
 
 

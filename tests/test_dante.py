@@ -534,7 +534,7 @@ def test_our_verses_keep_them_too() -> None:
 def options(folder: Path, *more: object) -> list[str]:
     """Return the command line of a tiny run on our verses."""
     text = [] if "--text" in more else ["--text", common.VERSES]
-    return [*TINY_OPTIONS.split(), "--dropout=0.1", *map(str, [*text, "--run", folder, *more])]
+    return [*TINY_OPTIONS.split(), "--dropout=0.1", *map(str, [*text, "--out-dir", folder, *more])]
 
 
 def run_here(*arguments: object) -> int:
@@ -592,7 +592,7 @@ def test_a_whole_run_and_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFi
     assert err.count("characters/s, ") == dante_gpt.EVALUATIONS
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
 
-    write = ["--generate", "--run", folder]
+    write = ["--generate", "--out-dir", folder]
     assert run_here(*write, "--prompt", "Nel", "--length", 100) == 0
     written = capsys.readouterr().out
     assert len(written) == len("Nel") + 100 + 1
@@ -623,7 +623,7 @@ def test_a_number_out_of_range_exits_with_2(option: str, capsys: pytest.CaptureF
     [
         (["--text", "none.txt"], "none.txt: no such file; --text takes a text file"),
         (["--resume"], "state.pt: no run to go on with; leave out --resume"),
-        (["--generate"], "weights.safetensors: no such weights; train first, or give --run"),
+        (["--generate"], "weights.safetensors: no such weights; train first, or give --out-dir"),
         (["--prompt", "ß"], "the text that was learnt from never uses 'ß'"),
         (["--n-embd", "20", "--n-head", "4"], "--n-embd 20 is not a multiple of twice --n-head 4"),
         (["--block-size", "4096"], "a --block-size of 4096 needs at least 40,970"),
@@ -631,7 +631,7 @@ def test_a_number_out_of_range_exits_with_2(option: str, capsys: pytest.CaptureF
             ["--device", ABSENT],
             f"no {ABSENT} device on this machine; leave out --device or use cpu",
         ),
-        (["--run", "/dev/null/run"], "/dev/null/run: Not a directory"),
+        (["--out-dir", "/dev/null/run"], "/dev/null/run: Not a directory"),
     ],
 )
 def test_what_cannot_work_is_one_line(
@@ -684,7 +684,7 @@ def test_killed_and_then_out_of_disk_it_ends_with_the_same_losses(
 def test_a_run_is_resumed_without_repeating_its_sizes(tmp_path: Path, whole: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "loss.csv").unlink()
-    again = ["--resume", "--run", tmp_path / "run", "--text", common.VERSES]
+    again = ["--resume", "--out-dir", tmp_path / "run", "--text", common.VERSES]
     assert run_here(*again) == 0
     assert curve_of(tmp_path / "run") == curve_of(whole)
 
@@ -692,7 +692,7 @@ def test_a_run_is_resumed_without_repeating_its_sizes(tmp_path: Path, whole: Pat
 @pytest.mark.parametrize("other", ["--n-layer=3", "--steps=50", "--seed=1"])
 def test_other_sizes_are_refused(other: str, whole: Path, capsys: pytest.CaptureFixture) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    assert run_here("--resume", "--run", whole, "--text", common.VERSES, other) == 1
+    assert run_here("--resume", "--out-dir", whole, "--text", common.VERSES, other) == 1
     name = other.strip("-").partition("=")[0].replace("-", "_")
     assert f"state.pt: a run of other {name}, " in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
@@ -713,14 +713,16 @@ def test_a_new_run_keeps_the_one_before(tmp_path: Path, whole: Path) -> None:
 def test_two_processes_share_the_work(tmp_path: Path, accelerator: object) -> None:
     config = Config(**{**vars(TINY), "dropout": 0.0})
     alone = train(config, tmp_path / "alone", accelerator).history
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     shown = subprocess.run(
-        [*launch, ROOT / "dante_gpt.py", *options(tmp_path / "two", "--dropout=0")],
+        [*launch, "--num_processes=2", ROOT / "dante_gpt.py",
+         *options(tmp_path / "two", "--dropout=0", "--device=cpu")],
         capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100,
         env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("characters to train on") == 1
+    assert dante_gpt.read_state(tmp_path / "two")["settings"]["processes"] == 2
     rows = [[float(n) for n in line.split(",")] for line in curve_of(tmp_path / "two").split()[1:]]
     np.testing.assert_allclose(rows, alone, rtol=2e-3)  # the same batches, summed otherwise
 
