@@ -217,17 +217,15 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor], about: dict[str, 
 def load_weights(
     path: Path, device: torch.device
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Load what `save_weights` saved. Raises `ScriptError` for what is no such file."""
+    """Load what `save_weights` saved. Raises `ValueError` for a file that it did not write."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt", str(device)) as file:
             names = file.keys()  # the file is no dictionary, and cannot be iterated itself
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except FileNotFoundError as error:
-        raise ScriptError(f"{path}: no such file") from error
-    except (SafetensorError, OSError) as error:
-        raise ScriptError(f"{path}: not a file of saved weights ({error})") from error
+    except SafetensorError as error:
+        raise ValueError(f"not a file of saved weights: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------------

@@ -425,15 +425,15 @@ def read_state(folder: Path) -> dict:
 
 def read_weights(folder: Path, device: torch.device) -> tuple[Weights, Config, str]:
     """Read the best weights of a run, its configuration, and the characters it knows."""
-    if not (folder / WEIGHTS).exists():
-        raise common.ScriptError(
-            f"{folder / WEIGHTS}: no such weights; train first, or give --out-dir"
-        )
-    weights, about = common.load_weights(folder / WEIGHTS, device)
+    path = folder / WEIGHTS
     try:
+        weights, about = common.load_weights(path, device)
         return weights, Config(**json.loads(about["config"])), about["characters"]
-    except (LookupError, TypeError, ValueError) as error:
-        raise common.ScriptError(f"{folder / WEIGHTS}: not the weights of a run") from error
+    except FileNotFoundError as error:
+        hint = "no such weights; train first, or give --out-dir"
+        raise common.ScriptError(f"{path}: {hint}") from error
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise common.ScriptError(f"{path}: not the weights of a run ({error})") from error
 
 
 def encode(text: str, characters: str) -> list[int]:
@@ -508,8 +508,9 @@ def copied_share(text: str, source: str) -> float:
 
 def known_words(text: str, source: str) -> float:
     """Return the share of the words of `text`, accents counting, that `source` uses too."""
-    words, vocabulary = (re.findall("[^\\W\\d_]+`?", plain(side)) for side in (text, source))
-    return share(word in set(vocabulary) for word in words)
+    words, used = (re.findall("[^\\W\\d_]+`?", plain(side)) for side in (text, source))
+    vocabulary = set(used)
+    return share(word in vocabulary for word in words)
 
 
 def count_syllables(verse: str) -> int:

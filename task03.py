@@ -223,8 +223,8 @@ class Forecaster:
         """Load what `save` wrote; raise `ScriptError` for any other file."""
         import torch
 
-        weights, about = common.load_weights(path, device)
         try:
+            weights, about = common.load_weights(path, device)
             loaded = cls(Experiment(**json.loads(about["experiment"])))
             inputs = weights["0.0.weight"].shape[1]
             members = range(loaded.experiment.members)
@@ -232,7 +232,7 @@ class Forecaster:
                 build_network(loaded.experiment, inputs) for _ in members
             )
             loaded.model.load_state_dict(weights)
-        except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        except (OSError, TypeError, KeyError, ValueError, RuntimeError) as error:
             raise common.ScriptError(f"{path}: not a file that --save wrote ({error})") from error
         loaded.model.to(device)
         return loaded

@@ -43,35 +43,53 @@ STEPS = 150  # training steps of one turn
 WRITTEN = 1000  # characters of one turn
 
 Run = Callable[[], None]
+Turn = Callable[[], object]  # a run that reports what it did
 
 
-def serve(make: Callable[[], Run], amount: int, connection: Connection) -> None:
-    """Make a contestant, then let it run and report its amount per second when it is asked to."""
-    run = make()
-    run()  # the first steps are slower, and do not count
+def serve(make: Callable[[], Turn], connection: Connection) -> None:
+    """Make a contestant, then let it take a turn and report whenever it is asked to."""
+    turn = make()
     connection.send("ready")
-    while connection.recv() == "run":
-        start = time.perf_counter()
-        run()
-        connection.send(amount / (time.perf_counter() - start))
+    while connection.recv() == "go on":
+        connection.send(turn())
 
 
-def take_turns(
-    contestants: dict[str, Callable[[], Run]], amount: int, unit: str
-) -> dict[str, list[float]]:
-    """Run every contestant once a round and print its median rate; return all rates."""
+def take_turns(contestants: dict[str, Callable[[], Turn]], rounds: int) -> dict[str, list]:
+    """Let every contestant take a turn a round, in its own process; return what they report."""
     context, connections = get_context("spawn"), {}
     for name, make in contestants.items():
         connections[name], theirs = context.Pipe()
-        context.Process(target=serve, args=(make, amount, theirs), daemon=True).start()
+        context.Process(target=serve, args=(make, theirs), daemon=True).start()
         connections[name].recv()
-    rates = {name: [] for name in contestants}
-    for _ in range(ROUNDS):
+    reports = {name: [] for name in contestants}
+    for _ in range(rounds):
         for name, connection in connections.items():
-            connection.send("run")
-            rates[name].append(connection.recv())
+            connection.send("go on")
+            reports[name].append(connection.recv())
     for connection in connections.values():
         connection.send("stop")
+    return reports
+
+
+def make_timed(make: Callable[[], Run], amount: int) -> Turn:
+    """Make a contestant whose turn reports how much of its amount it does per second."""
+    run = make()
+    run()  # the first steps are slower, and do not count
+
+    def turn() -> float:
+        start = time.perf_counter()
+        run()
+        return amount / (time.perf_counter() - start)
+
+    return turn
+
+
+def compare_rates(
+    contestants: dict[str, Callable[[], Run]], amount: int, unit: str
+) -> dict[str, list[float]]:
+    """Time every contestant once a round and print its median rate; return all rates."""
+    timed = {name: partial(make_timed, make, amount) for name, make in contestants.items()}
+    rates = take_turns(timed, ROUNDS)
     for name, values in rates.items():
         print(f"{name:<40} {statistics.median(values):7.1f} {unit}/s")
     return rates
@@ -158,7 +176,7 @@ def bench_lstm() -> None:
     usual, ours = f"(a) the usual loop, {threads} threads", "(b) task 02's loop"
     bare = {f"(c) bare steps, {n} threads": partial(make_bare_lstm, n) for n in {1, threads}}
     contestants = {usual: make_usual_lstm, ours: make_our_lstm} | bare
-    rates = take_turns(contestants, STEPS, "batches")
+    rates = compare_rates(contestants, STEPS, "batches")
     best = max(bare, key=lambda name: statistics.median(rates[name]))
     print_ratio("(b) / (a)", rates[ours], rates[usual])
     print_ratio(f"(b) / {best}", rates[ours], rates[best])
@@ -263,13 +281,9 @@ def train_ours(text: str) -> Iterator[tuple[float, float]]:
             yield seconds, training.validate()
 
 
-def serve_training(
-    train: Callable[[str], Iterator[tuple[float, float]]], text: str, connection: Connection
-) -> None:
-    """Train on to the next measurement whenever it is asked to, and report it."""
-    rows = train(text)
-    while connection.recv() == "go on":
-        connection.send(next(rows))
+def make_training(train: Callable[[str], Iterator[tuple[float, float]]], text: str) -> Turn:
+    """Make a contestant that trains on to its next measurement, and reports that."""
+    return partial(next, train(text))
 
 
 def make_writer(text: str, block_size: int, cached: bool) -> Run:
@@ -297,17 +311,8 @@ def make_writer(text: str, block_size: int, cached: bool) -> Run:
 
 def bench_dante(text: str) -> None:
     """Compare the times to one loss, and the speed of writing."""
-    context, connections = get_context("spawn"), {}
-    for train in (train_recipe, train_ours):
-        connections[train], theirs = context.Pipe()
-        context.Process(target=serve_training, args=(train, text, theirs), daemon=True).start()
-    rows = {train: [] for train in connections}
-    for _ in range(TURNS):
-        for train, connection in connections.items():
-            connection.send("go on")
-            rows[train].append(connection.recv())
-    for connection in connections.values():
-        connection.send("stop")
+    trainings = {train: partial(make_training, train, text) for train in (train_recipe, train_ours)}
+    rows = take_turns(trainings, TURNS)
     (*_, (theirs, goal)), ours = rows[train_recipe], rows[train_ours]
     print(f"nanoGPT's recipe: validation loss {goal:.3f} after {theirs:.1f} s")
     for seconds, loss in ours:
@@ -322,7 +327,7 @@ def bench_dante(text: str) -> None:
         writers = {
             name: partial(make_writer, text, block_size, name == cached) for name in (cached, anew)
         }
-        rates = take_turns(writers, WRITTEN, "characters")
+        rates = compare_rates(writers, WRITTEN, "characters")
         print_ratio("with / without a cache", rates[cached], rates[anew])
 
 
@@ -399,9 +404,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.bench == "lstm":
         bench_lstm()
+    elif arguments.bench == "dante":
+        bench_dante(common.load_inferno(arguments.text))
     else:
-        poem = common.load_inferno(arguments.text)
-        if arguments.bench == "dante":
-            bench_dante(poem)
-        else:
-            bench_ablation(poem, arguments.steps)
+        bench_ablation(common.load_inferno(arguments.text), arguments.steps)

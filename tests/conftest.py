@@ -20,6 +20,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for each other are slow
 ROOT = Path(common.__file__).parent
 
 
+def only_line(err: str, about: str) -> str:
+    """Return the one line on standard error that says this."""
+    lines = [line for line in err.splitlines() if about in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
 @pytest.fixture(autouse=True)
 def keep_the_project_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test write into the project's folders or reach the network."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -45,7 +45,7 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def accelerator() -> Iterator[object]:
+def accelerator() -> object:
     """Give the accelerator of a single process on the CPU."""
     from accelerate import Accelerator
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Server
+from conftest import Server, only_line
 
 import common
 
@@ -198,10 +198,9 @@ def test_a_failed_download_leaves_nothing_and_is_announced(
     folder = common.find_electricity()
     assert time.monotonic() - start < 30
     assert folder == common.DATA / "synthetic_load_curve"  # for both splits: never a mixture
-    err = [line for line in capsys.readouterr().err.splitlines() if "synthetic" in line]
-    assert len(err) == 1
-    assert reason in err[0]
-    assert "--data DIR" in err[0]
+    line = only_line(capsys.readouterr().err, "synthetic")
+    assert reason in line
+    assert "--data DIR" in line
     assert not (common.DATA / "electricity_consumption" / "electricity_test.csv").exists()
     assert not list(common.DATA.rglob("*tmp*"))
 

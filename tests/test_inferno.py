@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Server
+from conftest import Server, only_line
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,10 +170,9 @@ def test_the_embedded_verses_are_the_last_choice_and_announced(
     if behaviour == "tampered":
         archive.files = dict.fromkeys(archive.files, (POEM + "!").replace("vita", "via").encode())
     assert common.find_inferno() == common.VERSES
-    err = [line for line in capsys.readouterr().err.splitlines() if "verses written for" in line]
-    assert len(err) == 1
-    assert reason in err[0]
-    assert "--text FILE" in err[0]
+    line = only_line(capsys.readouterr().err, "verses written for")
+    assert reason in line
+    assert "--text FILE" in line
     assert not list((common.DATA / "dante").glob("*"))
 
 
