@@ -12,7 +12,7 @@ import copy
 import ctypes
 import hashlib
 import html
-import importlib.util
+import importlib
 import math
 import os
 import re
@@ -134,15 +134,13 @@ def run(main: Callable[[], int]) -> int:
     return code
 
 
-def lazy_import(name: str) -> ModuleType:
-    """Return the module called `name`, which is only loaded when something of it is first used."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.find_spec(name)
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+class LazyModule(ModuleType):
+    """A module that is only imported when something of it is first used."""
+
+    def __getattr__(self, name: str) -> object:
+        module = importlib.import_module(self.__name__)
+        vars(self).update(vars(module))  # so that this is asked once, and is as fast as the module
+        return getattr(module, name)
 
 
 def note(message: str) -> None:
