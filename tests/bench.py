@@ -4,6 +4,10 @@
     python tests/bench.py dante --text FILE       dante_gpt.py against nanoGPT's recipe for CPUs,
                                                   and writing with and without a cache
     python tests/bench.py ablation --text FILE    dante_gpt.py with one part changed at a time
+    python tests/bench.py metrics   task 13 against evaluate.load, where that can run
+    python tests/bench.py seeds --model bundled   task 09 with ten seeds
+    python tests/bench.py hub       tasks 04 to 12, each against importing transformers and
+                                    loading the same tiny models
 
 Every contestant has a process of its own, as in life: how one uses threads and memory changes
 nothing for the others. They take turns, round after round. Printed are the median rate of each,
@@ -14,9 +18,11 @@ dante_gpt.py would take. The ablation is no race: it compares losses, one run on
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +32,8 @@ from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from subprocess import DEVNULL
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -34,13 +42,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any fo
 import common
 import dante_gpt
 import task02
+import task09
 
 if TYPE_CHECKING:
     import torch
 
-ROUNDS = 9
+ROUNDS, FEW_ROUNDS = 9, 3  # few of what takes seconds
 STEPS = 150  # training steps of one turn
 WRITTEN = 1000  # characters of one turn
+SEEDS = 10  # of fine-tuning
 
 Run = Callable[[], None]
 Turn = Callable[[], object]  # a run that reports what it did
@@ -85,11 +95,11 @@ def make_timed(make: Callable[[], Run], amount: int) -> Turn:
 
 
 def compare_rates(
-    contestants: dict[str, Callable[[], Run]], amount: int, unit: str
+    contestants: dict[str, Callable[[], Run]], amount: int, unit: str, rounds: int = ROUNDS
 ) -> dict[str, list[float]]:
     """Time every contestant once a round and print its median rate; return all rates."""
     timed = {name: partial(make_timed, make, amount) for name, make in contestants.items()}
-    rates = take_turns(timed, ROUNDS)
+    rates = take_turns(timed, rounds)
     for name, values in rates.items():
         print(f"{name:<40} {statistics.median(values):7.4g} {unit}/s")
     return rates
@@ -100,7 +110,7 @@ def print_ratio(text: str, above: list[float], below: list[float]) -> None:
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     print(
         f"{text:<40} {statistics.median(ratios):7.2f} "
-        f"(from {min(ratios):.2f} to {max(ratios):.2f} in {ROUNDS} rounds)"
+        f"(from {min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} rounds)"
     )
 
 
@@ -413,14 +423,126 @@ def bench_ablation(text: str, steps: int) -> None:
             print(f"{name:40}{best:8.4f}{last:8.4f}", flush=True)
 
 
+EVALUATE = """
+import evaluate, task13 as t
+print(evaluate.load("rouge").compute(
+    predictions=t.SUMMARY_PREDICTIONS, references=t.SUMMARY_REFERENCES))
+for name in ("meteor", "bleu", "sacrebleu", "chrf", "ter"):
+    print(evaluate.load(name).compute(
+        predictions=t.TRANSLATION_GENERATED, references=t.TRANSLATION_REFERENCE))
+print(evaluate.load("squad").compute(
+    predictions=[{"prediction_text": p, "id": p} for p in t.ANSWER_PREDICTIONS],
+    references=[{"answers": {"answer_start": [0], "text": [r]}, "id": p}
+                for p, r in zip(t.ANSWER_PREDICTIONS, t.ANSWER_REFERENCES)]))
+"""
+
+
+def bench_metrics() -> None:
+    """Time task 13 from start to end, beside what evaluate fetches from the Hub and runs."""
+    root = str(Path(common.__file__).parent)
+    environment = os.environ | {"PYTHONPATH": root}
+    contestants = {"task13": [sys.executable, f"{root}/task13.py"]}
+    if common.answers("https://huggingface.co"):
+        contestants["evaluate.load"] = [sys.executable, "-c", EVALUATE]
+    else:
+        print("evaluate.load cannot run here: no answer from huggingface.co")
+    rates = compare_rates(
+        {name: partial(make_process, line, environment) for name, line in contestants.items()},
+        1,
+        "runs",
+        FEW_ROUNDS,
+    )
+    print(f"seconds of task13: {1 / statistics.median(rates['task13']):.2f}")
+    if "evaluate.load" in rates:
+        print_ratio("time of evaluate.load / task13", rates["task13"], rates["evaluate.load"])
+
+
+def bench_seeds(name: str) -> None:
+    """Fine-tune as task 09 does, once for every seed; print the probabilities of a high risk."""
+    import torch
+
+    folder = common.find_encoder(name, task09.MODEL)
+    tokenizer, shares = common.load_tokenizer(folder), []
+    for seed in range(SEEDS):
+        common.seed_everything(seed)
+        model = task09.build_model(folder, torch.device("cpu"))
+        task09.train(model, tokenizer, seed)
+        shares.append(task09.probabilities(model, tokenizer, task09.INPUT_TEXT)[:, 1].tolist())
+    for text, column in zip(task09.INPUT_TEXT, zip(*shares, strict=True), strict=True):
+        print(f"{statistics.mean(column):.2f} ± {statistics.stdev(column):.2f}  {text}")
+    right = sum(first < 0.5 < min(others) for first, *others in shares)
+    print(f"low, high, high: {right} of {SEEDS} seeds")
+
+
+LOADED = {  # what each script loads: its model, and the class of transformers
+    "task04": [("MODEL", "AutoModelForSeq2SeqLM")],
+    "task05": [("MODEL", "AutoModelForCausalLM")],
+    "task06": [("MODEL", "AutoModelForSeq2SeqLM")],
+    "task07": [
+        ("EXTRACTIVE_MODEL", "AutoModelForQuestionAnswering"),
+        ("GENERATIVE_MODEL", "AutoModelForSeq2SeqLM"),
+    ],
+    "task10": [("GENERATIVE_MODEL", "AutoModelForSeq2SeqLM")],
+    "task11": [("MODEL", "AutoModelForCausalLM")],
+    "task12": [("MODEL", "AutoModelForSeq2SeqLM")],
+}
+
+
+def make_process(command: list[str], environment: dict[str, str]) -> Run:
+    """Make a contestant that starts a process and waits for its end."""
+    return partial(
+        subprocess.run, command, env=environment, check=True, stdout=DEVNULL, stderr=DEVNULL
+    )
+
+
+def bench_hub() -> None:
+    """Time every script from start to end, with its models in the Hub's cache."""
+    import checkpoints
+
+    with TemporaryDirectory() as folder:
+        home, made = Path(folder, "home"), Path(folder, "made")
+        checkpoints.make_all(made)
+        checkpoints.fill_cache(home, made)
+        environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+        for script, models in LOADED.items():
+            loads = [
+                f"transformers.{kind}.from_pretrained({name!r}, dtype=torch.float32); "
+                f"transformers.AutoTokenizer.from_pretrained({name!r})"
+                for name, kind in (
+                    (vars(importlib.import_module(script))[constant].name, kind)
+                    for constant, kind in models
+                )
+            ]
+            bare = [sys.executable, "-c", "; ".join(["import torch, transformers", *loads])]
+            ours, theirs = script, f"{script}: the library and the models alone"
+            whole = [sys.executable, str(Path(common.__file__).with_name(f"{script}.py"))]
+            contestants = {
+                ours: partial(make_process, whole, environment),
+                theirs: partial(make_process, bare, environment),
+            }
+            rates = compare_rates(contestants, 1, "runs", FEW_ROUNDS)
+            print_ratio(f"time of {script} / of these alone", rates[theirs], rates[ours])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=common.HelpFormatter)
-    parser.add_argument("bench", choices=("lstm", "dante", "ablation"), help="what to measure")
+    parser.add_argument(
+        "bench",
+        choices=("lstm", "dante", "ablation", "hub", "metrics", "seeds"),
+        help="what to measure",
+    )
     parser.add_argument("--text", type=Path, metavar="FILE", help="for dante and ablation")
     parser.add_argument("--steps", type=int, default=dante_gpt.STEPS, help="of an ablation's run")
+    parser.add_argument("--model", default="bundled", metavar="ID_OR_DIR", help="for seeds")
     arguments = parser.parse_args()
     if arguments.bench == "lstm":
         bench_lstm()
+    elif arguments.bench == "hub":
+        bench_hub()
+    elif arguments.bench == "metrics":
+        bench_metrics()
+    elif arguments.bench == "seeds":
+        bench_seeds(arguments.model)
     elif arguments.bench == "dante":
         bench_dante(common.load_inferno(arguments.text))
     else:

@@ -10,6 +10,8 @@ import bench
 import pytest
 from conftest import ROOT
 
+import common
+
 README = (ROOT / "README.md").read_text()
 EXPECTED = ROOT / "tests" / "expected"
 MEASURED = json.loads((EXPECTED / "measured.json").read_text())
@@ -19,6 +21,9 @@ TABLE = [
     for line in README.splitlines()
     if re.match(r"\| (\d\d|lab \d) \|", line)
 ]
+
+
+DASH = "\N{EN DASH}"  # in place of what could not be measured
 
 
 def printed(name: str) -> dict[str, float]:
@@ -54,7 +59,17 @@ def test_the_two_commands_come_first_and_the_tests_are_those_of_ci() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["task01.txt", "task02.txt", "task02_synthetic.txt", "task03.txt", "dante_gpt.txt"]
+    "name",
+    [
+        "task01.txt",
+        "task02.txt",
+        "task02_synthetic.txt",
+        "task03.txt",
+        "task08.txt",
+        "task09.txt",
+        "task13.txt",
+        "dante_gpt.txt",
+    ],
 )
 def test_the_output_shown_is_the_output_recorded(name: str) -> None:
     assert (EXPECTED / name).read_text() in BLOCKS
@@ -66,7 +81,7 @@ def test_every_script_has_a_row_and_every_row_a_script() -> None:
     assert [f"task{row[0]}.py" for row in TABLE if row[0].isdigit()] == tasks
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: row[1])
+@pytest.mark.parametrize("row", [row for row in TABLE if row[3] != DASH], ids=lambda row: row[1])
 def test_minutes_and_memory_are_those_measured(row: list[str]) -> None:
     name = row[1].strip("`").removesuffix(".py")
     assert float(row[3]) == MEASURED["minutes"][name]
@@ -85,6 +100,22 @@ def test_the_numbers_to_expect_are_those_recorded() -> None:
     assert shown["lab 1"] == f"{dante()['GPT, 2.3 M parameters'][0]:.3f} nats per character"
 
 
+def test_only_what_needs_a_model_of_the_hub_was_not_measured() -> None:
+    users = {script for scripts in common.hub_models().values() for script in scripts}
+    users -= {"task08", "task09"}  # the bundled encoder stands in
+    assert {row[1].strip("`").removesuffix(".py") for row in TABLE if row[3] == DASH} == users
+
+
+def test_the_inventory_is_what_common_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(common, "cached_model", lambda *_: None)
+    common.main([])
+    assert capsys.readouterr().out in BLOCKS
+    gigabytes = sum(model.megabytes for model in common.hub_models()) / 1000
+    assert f"({gigabytes:.1f} GB)" in README
+
+
 def test_the_statement_s_losses_are_the_running_means_of_the_true_ones() -> None:
     first, second, third, test = printed("task02.txt").values()
     means = [first, (first + second) / 2, (first + second + third) / 3]
@@ -100,7 +131,7 @@ def test_the_statement_s_losses_are_the_running_means_of_the_true_ones() -> None
 
 
 def test_what_is_said_of_the_experiments_is_in_their_table() -> None:
-    section = README.split("## Task 03")[1].split("## Dante")[0].split("What each change does")[1]
+    section = README.split("What each change does")[1].split("## ")[0]
     value, change = error_of("MLP on one day"), error_of("MLP on the change")
     calendar, week = error_of("+ calendar"), error_of("+ yesterday, last week")
     ten, short = error_of("+ ten past days"), error_of("+ only 2 hours of readings")
@@ -175,6 +206,24 @@ def test_the_ablation_is_as_measured() -> None:
     assert list(measured) == list(bench.ABLATIONS)
     for name, losses in measured.items():
         assert [float(cell) for cell in shown[name]] == losses
+
+
+def test_the_seeds_and_seconds_of_the_last_tasks_are_as_measured() -> None:
+    for name, cells in MEASURED["bench seeds --model bundled"].items():
+        assert f"| {' | '.join([name, *cells])} |" in README
+    assert f"{MEASURED['bench metrics, seconds of task13']} seconds" in README
+
+
+def test_the_expectations_of_tasks_08_09_and_13_are_those_recorded() -> None:
+    shown = {row[0]: row[5] for row in TABLE}
+    assert "num_rows: 2" in (EXPECTED / "task08.txt").read_text()
+    assert shown["08"] == "a `Dataset` of 2 rows"
+    accuracies = printed("task09.txt")
+    assert (accuracies["Training accuracy"], accuracies["Test accuracy"]) == (1.0, 0.5)
+    assert shown["09"] == "all 4 rows learnt, half of the 2 others"
+    task13 = printed("task13.txt")
+    rouge, exact = task13["rouge1"], task13["exact match"]
+    assert shown["13"] == f"ROUGE-1 {rouge:.4f}, exact match {exact}"
 
 
 def test_the_speed_of_dante_is_as_measured() -> None:

@@ -1,0 +1,244 @@
+"""Tiny checkpoints with the files, names and settings of the real ones, and nothing learnt.
+
+    python tests/checkpoints.py DIR        makes all of them there
+
+Their weights come from a seed, name by name, so that they are the same under any version of
+transformers: `tests/record_pipelines.py` has version 4.47.1 use them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from shutil import copytree
+
+import sentencepiece
+import tokenizers
+import torch
+import transformers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # where the scripts are
+import common
+import task04
+import task05
+import task06
+import task07
+import task08
+import task09
+import task11
+import task12
+
+TEXT = [  # what the tokenizers learn their words from: the statement's, which do not change
+    *common.VERSES.read_text(encoding="utf-8").splitlines(),
+    *(task04.LONG_TEXT.strip(), task06.SPANISH_TEXT, task07.CONTEXT, task07.QUESTION),
+    *(task05.REVIEW, *[task11.PROMPT] * 20, *task12.INPUT_SENTENCES_2),
+    *(reference for references in task12.REFERENCES_2 for reference in references),
+]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"  # a revision, as the Hub names it
+CHAT_TEMPLATE = (  # with the switch that Qwen's has
+    "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    "{% endif %}"
+)
+SUMMARIES = {  # the settings that T5's checkpoints have for them
+    "early_stopping": True,
+    "length_penalty": 2.0,
+    "max_length": 200,
+    "min_length": 30,
+    "no_repeat_ngram_size": 3,
+    "num_beams": 4,
+    "prefix": "summarize: ",
+}
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def save(model: transformers.PreTrainedModel, folder: Path, seed: int) -> None:
+    """Fill a model with numbers wide apart, so that no choice hangs on a rounding; save it."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, weight in sorted(model.named_parameters()):
+            if weight.dim() > 1:
+                weight.copy_(torch.randn(weight.shape, generator=random) * weight.shape[-1] ** -0.5)
+    model.save_pretrained(folder)
+
+
+def sentence_pieces(path: Path, **options: object) -> list[str]:
+    """Train a SentencePiece model, save it and return its pieces."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT),
+        model_writer=written,
+        vocab_size=200,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
+    path.write_bytes(written.getvalue())
+    trained = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    return [trained.id_to_piece(number) for number in range(len(trained))]
+
+
+def make_t5(folder: Path, seed: int = 1) -> None:
+    """Make an encoder-decoder with T5's settings for summaries, kept in its configuration."""
+    pieces = sentence_pieces(
+        folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, model_type="unigram"
+    )
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "T5Tokenizer", "model_max_length": 512, "extra_ids": 0},
+    )
+    config = transformers.T5Config(
+        vocab_size=len(pieces), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        decoder_start_token_id=0, task_specific_params={"summarization": SUMMARIES},
+    )  # fmt: skip
+    save(transformers.T5ForConditionalGeneration(config), folder, seed)
+    (folder / "generation_config.json").unlink()  # checkpoints of T5's time have none
+
+
+def make_marian(folder: Path, seed: int = 2, old: bool = False) -> None:
+    """Make a translator with a SentencePiece model for each of its languages.
+
+    `old`: its settings stand in its configuration, as once they all did.
+    """
+    pieces = sentence_pieces(folder / "source.spm", bos_id=-1, pad_id=-1)
+    (folder / "target.spm").write_bytes((folder / "source.spm").read_bytes())
+    vocabulary = ["</s>", "<unk>", *(p for p in pieces if p not in ("</s>", "<unk>")), "<pad>"]
+    write_json(folder / "vocab.json", {piece: number for number, piece in enumerate(vocabulary)})
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "MarianTokenizer", "source_lang": "spa", "target_lang": "bul"},
+    )
+    pad = len(vocabulary) - 1
+    config = transformers.MarianConfig(
+        vocab_size=len(vocabulary), d_model=32, encoder_layers=2, decoder_layers=2,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, max_position_embeddings=128, scale_embedding=True,
+        pad_token_id=pad, decoder_start_token_id=pad, eos_token_id=0, forced_eos_token_id=0,
+    )  # fmt: skip
+    save(transformers.MarianMTModel(config), folder, seed)
+    own = {"num_beams": 4, "max_length": 100, "bad_words_ids": [[pad]], "forced_eos_token_id": 0}
+    own |= {"pad_token_id": pad, "eos_token_id": 0, "decoder_start_token_id": pad}
+    write_json(folder / "generation_config.json", own)
+    if old:
+        (folder / "generation_config.json").unlink()
+        config = json.loads((folder / "config.json").read_text())
+        write_json(folder / "config.json", config | own)
+
+
+def make_distilbert(folder: Path, seed: int = 3) -> None:
+    """Make an encoder that finds answers, with a vocabulary of words and pieces of words."""
+    words = sorted(set(" ".join(TEXT).replace(",", " ").replace(".", " ").split()))
+    letters = sorted(set("".join(TEXT)) - {" "})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    vocabulary += [*(f"##{letter}" for letter in letters), *(w for w in words if len(w) > 1)]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "DistilBertTokenizer", "do_lower_case": False, "model_max_length": 512},
+    )
+    config = transformers.DistilBertConfig(
+        vocab_size=len(vocabulary), dim=32, hidden_dim=64, n_heads=4, n_layers=2
+    )
+    save(transformers.DistilBertForQuestionAnswering(config), folder, seed)
+
+
+def make_classifier(folder: Path, seed: int = 8) -> None:
+    """Make a classifier of sentiment, as task 09 starts from: its label 1 is a happy text."""
+    make_distilbert(folder)
+    vocabulary = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    config = transformers.DistilBertConfig(
+        vocab_size=vocabulary, dim=32, hidden_dim=64, n_heads=4, n_layers=2,
+        id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1},
+    )  # fmt: skip
+    save(transformers.DistilBertForSequenceClassification(config), folder, seed)
+
+
+def byte_pairs(special: list[str]) -> tokenizers.Tokenizer:
+    """Train byte pairs as GPT-2 has them."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return tokenizer
+
+
+def make_gpt2(folder: Path, seed: int = 4) -> None:
+    """Make a decoder with GPT-2's vocab.json and merges.txt."""
+    tokenizer = byte_pairs(["<|endoftext|>"])
+    tokenizer.model.save(str(folder))
+    end = {f"{kind}_token": "<|endoftext|>" for kind in ("bos", "eos", "unk")}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", **end})
+    config = transformers.GPT2Config(
+        vocab_size=tokenizer.get_vocab_size(), n_embd=32, n_layer=2, n_head=4, n_positions=64,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    save(transformers.GPT2LMHeadModel(config), folder, seed)
+
+
+def make_chat(folder: Path, seed: int = 5) -> None:
+    """Make a decoder of Llama's shape for conversations, that would draw its words by itself."""
+    tokenizer = byte_pairs(["<|end|>", "<|start|>", "<think>", "</think>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
+    write_json(folder / "tokenizer_config.json", {**names, "chat_template": CHAT_TEMPLATE})
+    config = transformers.LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=64,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        bos_token_id=None, eos_token_id=0,
+    )  # fmt: skip
+    save(transformers.LlamaForCausalLM(config), folder, seed)
+    write_json(
+        folder / "generation_config.json",
+        {"do_sample": True, "temperature": 0.7, "top_k": 20, "eos_token_id": 0},
+    )
+
+
+CHECKPOINTS: dict[common.HubModel, Callable[[Path], None]] = {
+    task04.MODEL: make_t5,
+    task05.MODEL: make_chat,
+    task06.MODEL: make_marian,
+    task07.EXTRACTIVE_MODEL: make_distilbert,
+    task08.TOKENIZER: make_distilbert,
+    task09.MODEL: make_classifier,
+    task07.GENERATIVE_MODEL: partial(make_t5, seed=7),
+    task11.MODEL: make_gpt2,
+    task12.MODEL: partial(make_marian, seed=6, old=True),
+}
+
+
+def make_all(folder: Path) -> None:
+    """Make a checkpoint for every model that a script uses by default, in a folder of its name."""
+    for model, make in CHECKPOINTS.items():
+        (folder / model.name).mkdir(parents=True)
+        make(folder / model.name)
+
+
+def put_in_cache(home: Path, name: str, checkpoint: Path) -> None:
+    """Put a checkpoint where the Hub's library would have put it."""
+    cached = home / "hub" / f"models--{name.replace('/', '--')}"
+    copytree(checkpoint, cached / "snapshots" / COMMIT)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+
+
+def fill_cache(home: Path, made: Path) -> None:
+    """Put every checkpoint of `make_all` into a cache; HF_HOME tells the library where it is."""
+    for model in CHECKPOINTS:
+        put_in_cache(home, model.name, made / model.name)
+
+
+if __name__ == "__main__":
+    make_all(Path(sys.argv[1]))

@@ -1,0 +1,52 @@
+"""Record what the pipelines of transformers 4.47.1 answer: the tests compare the scripts with it.
+
+python tests/checkpoints.py DIR
+python -m venv old && old/bin/pip install transformers==4.47.1 torch sentencepiece protobuf
+old/bin/python tests/record_pipelines.py DIR > tests/expected/pipelines.json
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import transformers
+from transformers import pipeline
+
+FOLDER, ROOT = Path(sys.argv[1]), Path(__file__).parent.parent
+
+
+def constants(script: str) -> dict:
+    """Read a script's constants without importing it: it needs a later transformers."""
+    tree = ast.parse((ROOT / f"{script}.py").read_text(encoding="utf-8"))
+    pairs = ((node.targets[0], node.value) for node in tree.body if isinstance(node, ast.Assign))
+    found = {}
+    for target, value in pairs:
+        try:
+            found[ast.unparse(target)] = ast.literal_eval(value)
+        except ValueError:  # not a literal, but a call
+            found[ast.unparse(target)] = value
+    return found
+
+
+def model(script: str, name: str = "MODEL") -> str:
+    return str(FOLDER / constants(script)[name].args[0].value)
+
+
+task04, task06, task07, task12 = map(constants, ("task04", "task06", "task07", "task12"))
+summarizer = pipeline("summarization", model=model("task04"))
+bulgarian = pipeline("translation", model=model("task06"))
+english = pipeline("translation", model=model("task12"))
+reader = pipeline("question-answering", model=model("task07", "EXTRACTIVE_MODEL"))
+long_context = " ".join([task04["LONG_TEXT"], task07["CONTEXT"]] * 3)  # several windows
+records = {
+    "version": transformers.__version__,
+    "summary": summarizer(task04["LONG_TEXT"], max_length=task04["MAX_LENGTH"])[0]["summary_text"],
+    "bulgarian": bulgarian(task06["SPANISH_TEXT"])[0]["translation_text"],
+    "english": [r["translation_text"] for r in english(task12["INPUT_SENTENCES_2"])],
+    "answer": reader(question=task07["QUESTION"], context=task07["CONTEXT"]),
+    "answer in a long context": reader(question=task07["QUESTION"], context=long_context),
+}
+print(json.dumps(records, indent=2, ensure_ascii=False))
