@@ -876,8 +876,8 @@ def load_pretrained(
     return load_model(folder, kind, select_device(device)), tokenizer
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint. Raises `ScriptError` for none, or a broken one."""
+def load_tokenizer(folder: Path, kind: str = "AutoTokenizer") -> PreTrainedTokenizerBase:
+    """Load a tokenizer, of this class of transformers. Raises `ScriptError` if it is broken."""
     if not has_tokenizer(folder):  # transformers would make one that knows no word
         raise ScriptError(f"{folder}: there is no tokenizer in this folder")
     import transformers
@@ -886,7 +886,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     with warnings.catch_warnings():  # sacremoses is only for a method that nothing calls
         warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
         try:
-            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
             raise ScriptError(f"{folder}: its tokenizer is broken ({brief(error)})") from error
 
@@ -1277,17 +1277,19 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     models = hub_models()
     if arguments.fetch is not None:
-        known = {model.name: model for model in models}
-        for name in arguments.fetch or known:
-            weights = known[name].weights if name in known else True
+        whole = {model.name: False for model in models}  # whether a script wants the weights
+        for model in models:
+            whole[model.name] |= model.weights
+        for name in arguments.fetch or whole:
+            weights = whole.get(name, True)
             if not cached_model(name, weights):
                 note(f"fetching {name}")
                 fetch_model(name, weights)
-    print(f"{'model':54} {'licence':12} {'MB':>5}  {'here':4}  scripts")
+    print(f"{'model':60}{'licence':12} {'MB':>5}  {'here':4}  scripts")
     for model, scripts in models.items():
         here = "yes" if cached_model(model.name, model.weights) else "no"
         print(
-            f"{model.name:54} {model.licence:12} {model.megabytes:>5}  {here:4}  "
+            f"{model.name:60}{model.licence:12} {model.megabytes:>5}  {here:4}  "
             + ", ".join(scripts)
         )
     return 0

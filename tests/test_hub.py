@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def home(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def without_network(home: Path) -> dict[str, str]:
     """Return the environment of a script whose Hub is nowhere, with this cache."""
     names = ("PATH", "SYSTEMROOT", "OMP_NUM_THREADS")
-    kept = {name: value for name, value in common.os.environ.items() if name in names}
+    kept = {name: value for name, value in os.environ.items() if name in names}
     return kept | {"HF_HOME": str(home), "HF_ENDPOINT": NOBODY, "HOME": str(home)}
 
 
@@ -118,33 +119,38 @@ PRINTED = {  # the whole standard output of every script, as a pattern
 }
 
 
-@pytest.mark.parametrize("script", PRINTED)
-def test_a_script_runs_as_typed_with_its_models_in_the_cache(
-    script: str, home: Path, run_script: Run
+RUN_ALL = """
+import os, runpy, sys
+# Once for all: this takes longer than any of the scripts.
+import datasets, sacrebleu, torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationMixin, Trainer
+from transformers import DistilBertForQuestionAnswering, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import MarianMTModel, T5ForConditionalGeneration
+for script in sys.argv[2:]:
+    child = os.fork()
+    if child == 0:
+        for stream, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{script}.{kind}", os.O_CREAT | os.O_WRONLY), stream)
+        sys.path.insert(0, sys.argv[1])
+        sys.argv = [script, *(["--out-dir", "kept"] if script == "task09.py" else [])]
+        runpy.run_path(f"{sys.path[0]}/{script}", run_name="__main__")
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_every_script_runs_as_typed_with_its_models_in_the_cache(
+    home: Path, tmp_path: Path
 ) -> None:
-    options = ["--out-dir", "kept"] if script == "task09.py" else []
-    done = run_script(script, *options, env=without_network(home))
-    assert done.returncode == 0, done.stderr
-    assert "bundled" not in done.stderr
-    assert re.fullmatch(PRINTED[script], done.stdout)
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
-
-
-def test_what_a_script_imports_is_what_it_uses(home: Path) -> None:
-    code = (
-        f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['task11.py']\n"
-        "try:\n"
-        f"    runpy.run_path({str(ROOT / 'task11.py')!r}, run_name='__main__')\n"
-        "except SystemExit:\n"
-        "    slow = {'pandas', 'datasets', 'evaluate', 'sacrebleu', 'matplotlib', 'pooch'}\n"
-        "    print(*sorted(slow & set(sys.modules)), file=sys.stderr)\n"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-c", code],
-        env=without_network(home), capture_output=True, text=True, check=True,
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, str(ROOT), *PRINTED],
+        env=without_network(home), cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert shown.stderr.split() == []
+    for script, code in zip(PRINTED, ended.stdout.split(), strict=True):
+        shown, noted = ((tmp_path / f"{script}.{kind}").read_text() for kind in ("out", "err"))
+        assert code == "0", (script, noted)
+        assert re.fullmatch(PRINTED[script], shown), (script, shown)
+        assert not re.search("Traceback|Warning|bundled", noted), (script, noted)
 
 
 # Finding a model
@@ -303,13 +309,16 @@ def test_a_model_is_fetched_once(behaviour: str, hub: Hub) -> None:
     assert hub.served == served
 
 
-def test_a_script_fetches_its_model_at_its_first_run(
+def test_a_script_fetches_its_model_at_its_first_run_and_imports_nothing_that_it_does_not_use(
     hub: Hub, tmp_path: Path, run_script: Run
 ) -> None:
     hub.name = task11.MODEL.name
-    address = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
-    done = run_script("task11.py", env=without_network(tmp_path) | address)
+    more = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "PYTHONPROFILEIMPORTTIME": "1"}
+    done = run_script("task11.py", env=without_network(tmp_path) | more)
     assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "transformers" in imported
+    assert not {"pandas", "datasets", "evaluate", "sacrebleu", "matplotlib", "pooch"} & imported
     assert "100%" in done.stderr  # of a bar
     hub.behaviour = "503"
     assert common.find_model(hub.name, task11.MODEL).is_relative_to(tmp_path)
@@ -383,10 +392,12 @@ def test_the_inventory_shows_and_fetches_what_is_missing(
 ) -> None:
     hub.name = task11.MODEL.name
     assert common.main([]) == 0
-    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    assert {*rows} == {"model", *(model.name for model in CHECKPOINTS)}
-    assert rows["openai-community/gpt2"] == ["openai-community/gpt2", "MIT", "551", "no", "task11"]
-    assert rows["google/flan-t5-base"][-2:] == ["task07,", "task10"]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {row[0] for row in rows} == {"model", *(model.name for model in CHECKPOINTS)}
+    gpt2 = ["openai-community/gpt2", "MIT"]
+    assert [*gpt2, "551", "no", "lab_generation,", "task11"] in rows
+    assert [*gpt2, "3", "no", "lab_tokenizer"] in rows
+    assert ["task07,", "task10"] in [row[-2:] for row in rows]
     only = {task11.MODEL: ["task11"]}
     monkeypatch.setattr(common, "hub_models", lambda: only)
     assert common.main(["--fetch"]) == 0

@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTA
 TABLE = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in README.splitlines()
-    if re.match(r"\| (\d\d|lab \d) \|", line)
+    if re.match(r"\| (\d\d|lab [\d.]+) \|", line)
 ]
 
 
@@ -68,6 +68,7 @@ def test_the_two_commands_come_first_and_the_tests_are_those_of_ci() -> None:
         "task08.txt",
         "task09.txt",
         "task13.txt",
+        "lab_tokenizer.txt",
         "dante_gpt.txt",
     ],
 )
@@ -77,7 +78,9 @@ def test_the_output_shown_is_the_output_recorded(name: str) -> None:
 
 def test_every_script_has_a_row_and_every_row_a_script() -> None:
     tasks = sorted(path.name for path in ROOT.glob("task??.py"))
-    assert [row[1].strip("`") for row in TABLE] == [*tasks, "dante_gpt.py"]
+    lab = {path.name for path in ROOT.glob("lab_*.py")}
+    assert [row[1].strip("`") for row in TABLE[: len(tasks) + 1]] == [*tasks, "dante_gpt.py"]
+    assert {row[1].strip("`") for row in TABLE[len(tasks) + 1 :]} == lab
     assert [f"task{row[0]}.py" for row in TABLE if row[0].isdigit()] == tasks
 
 
@@ -102,7 +105,11 @@ def test_the_numbers_to_expect_are_those_recorded() -> None:
 
 def test_only_what_needs_a_model_of_the_hub_was_not_measured() -> None:
     users = {script for scripts in common.hub_models().values() for script in scripts}
-    users -= {"task08", "task09"}  # the bundled encoder stands in
+    users -= {
+        "task08",
+        "task09",
+        "lab_tokenizer",
+    }  # the encoder is bundled, the tokenizer was there
     assert {row[1].strip("`").removesuffix(".py") for row in TABLE if row[3] == DASH} == users
 
 
@@ -193,7 +200,7 @@ def test_what_is_said_of_dante_is_what_was_measured() -> None:
         assert bits == pytest.approx(nats / math.log(2), abs=1e-4)
     sample, canto = rows["longest copy from the training text"]
     assert sample <= canto
-    section = " ".join(README.split("## Dante")[1].split("## Speed")[0].split())
+    section = " ".join(README.split("## Dante")[1].split("## Lab")[0].split())
     command, longer = next(item for item in MEASURED.items() if "--steps 4000" in item[0])
     assert f"`python {command}` gets to {longer['nats']} nats" in section
     assert longer["nats"] <= 1.42
@@ -223,6 +230,10 @@ def test_the_expectations_of_tasks_08_09_and_13_are_those_recorded() -> None:
     assert shown["09"] == "all 4 rows learnt, half of the 2 others"
     task13 = printed("task13.txt")
     rouge, exact = task13["rouge1"], task13["exact match"]
+    ratio = re.search(
+        r"([\d.]+) characters to a token", (EXPECTED / "lab_tokenizer.txt").read_text()
+    )
+    assert shown["lab 2.1"] == f"{ratio[1]} characters of the Inferno to a token"
     assert shown["13"] == f"ROUGE-1 {rouge:.4f}, exact match {exact}"
 
 
