@@ -133,7 +133,11 @@ for script in sys.argv[2:]:
             os.dup2(os.open(f"{script}.{kind}", os.O_CREAT | os.O_WRONLY), stream)
         sys.path.insert(0, sys.argv[1])
         sys.argv = [script, *(["--out-dir", "kept"] if script == "task09.py" else [])]
-        runpy.run_path(f"{sys.path[0]}/{script}", run_name="__main__")
+        try:
+            runpy.run_path(f"{sys.path[0]}/{script}", run_name="__main__")
+        except SystemExit as end:
+            sys.stdout.flush()
+            os._exit(end.code)  # without the second that it takes to tidy up
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
