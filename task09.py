@@ -106,7 +106,12 @@ def is_ours(folder: Path) -> bool:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save both to `folder`, which takes the place of the one before only once it is complete."""
+    """Save both to `folder`, which takes the place of the one before only once it is complete.
+
+    Raises `ScriptError` where the weights cannot be written, as on a full disk.
+    """
+    from safetensors import SafetensorError
+
     beside, before = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
     for path in (beside, before):  # a run that was killed may have left them
         shutil.rmtree(path, ignore_errors=True)
@@ -116,6 +121,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
         if folder.exists():
             folder.replace(before)
         beside.replace(folder)
+    except SafetensorError as error:
+        raise common.ScriptError(f"{folder}: not saved ({common.brief(error)})") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
@@ -147,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
         print_rows(common.load_model(folder, KIND, device), tokenizer, arguments.predict)
         return 0
 
+    if folder.is_file():
+        raise common.ScriptError(f"{folder}: a file, and no folder for a model")
     if folder.exists() and not (is_ours(folder) or arguments.force):
         raise common.ScriptError(f"{folder}: not a model of this script; --force replaces it")
     common.make_folder(folder.parent)  # before the training, not after it

@@ -221,6 +221,11 @@ def test_the_seeds_and_seconds_of_the_last_tasks_are_as_measured() -> None:
     assert f"{MEASURED['bench metrics, seconds of task13']} seconds" in README
 
 
+def test_what_the_scripts_cost_beside_their_library_is_as_measured() -> None:
+    ratios = MEASURED["bench hub, time of a script / its library and models alone"].values()
+    assert f"between {min(ratios)} and {max(ratios)} times as long" in " ".join(README.split())
+
+
 def test_the_expectations_of_tasks_08_09_and_13_are_those_recorded() -> None:
     shown = {row[0]: row[5] for row in TABLE}
     assert "num_rows: 2" in (EXPECTED / "task08.txt").read_text()

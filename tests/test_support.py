@@ -17,6 +17,7 @@ import pytest
 import torch
 from checkpoints import make_classifier
 from conftest import ROOT, only_line
+from safetensors import SafetensorError
 
 import common
 import task08
@@ -182,6 +183,34 @@ def test_a_folder_of_someone_else_is_not_touched(
     assert task09.main([*options, "--force"]) == 0
     assert task09.is_ours(folder)
     assert task09.main(options) == 0  # one of its own may be replaced
+
+
+def test_a_file_in_the_folder_s_place_stays_even_with_force(tmp_path: Path) -> None:
+    path = tmp_path / "thesis"
+    path.write_text("years of work")
+    with pytest.raises(common.ScriptError, match="a file, and no folder"):
+        task09.main(["--force", "--out-dir", str(path)])
+    assert path.read_text() == "years of work"
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_model_before(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = common.load_model(classifier, task09.KIND, CPU)
+    tokenizer = common.load_tokenizer(classifier)
+    task09.save(model, tokenizer, tmp_path / "kept")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
+
+    def fail(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(model, "save_pretrained", fail)
+    with pytest.raises(common.ScriptError, match=r"kept: not saved \(.*No space left on device"):
+        task09.save(model, tokenizer, tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
 
 
 def test_predicting_without_a_saved_model_is_one_line(tmp_path: Path) -> None:
