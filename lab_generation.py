@@ -76,12 +76,8 @@ def write(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: object
 ) -> tuple[torch.Tensor, int]:
     """Continue the prompt; return all tokens, (time,), and how many of them are the prompt's."""
-    inputs = tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    start = inputs["input_ids"].shape[1]
     length = {"max_new_tokens": MAX_NEW_TOKENS, "min_new_tokens": 2}  # two make a pair
-    common.check_length(model, start, length)
-    end = {"pad_token_id": tokenizer.eos_token_id}  # nothing is padded, but it wants to know
-    return model.generate(**inputs, **common.GREEDY | length | end | settings)[0], start
+    return common.generate_tokens(model, tokenizer, PROMPT, **length, **settings)
 
 
 def measure(model: PreTrainedModel, tokens: torch.Tensor, start: int) -> dict[str, float]:

@@ -18,6 +18,7 @@ import common
 
 os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for each other are slow on a busy machine
 ROOT = Path(common.__file__).parent
+NOBODY = "http://127.0.0.1:9"  # listens there
 
 
 def only_line(err: str, about: str) -> str:
@@ -32,9 +33,8 @@ def keep_the_project_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Let no test write into the project's folders or reach the network."""
     monkeypatch.setattr(common, "DATA", tmp_path / "DATA")
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
-    nobody = "http://127.0.0.1:9/"  # listens there
-    monkeypatch.setattr(common, "ELECTRICITY_URL", nobody)
-    monkeypatch.setattr(common, "INFERNO_SOURCES", {nobody: None})
+    monkeypatch.setattr(common, "ELECTRICITY_URL", f"{NOBODY}/")
+    monkeypatch.setattr(common, "INFERNO_SOURCES", {f"{NOBODY}/": None})
 
 
 @pytest.fixture
@@ -117,3 +117,23 @@ def inferno() -> Path:
         if (folder / common.INFERNO_FILE).exists():
             return folder / common.INFERNO_FILE
     pytest.skip("the Inferno is not here; `python dante_gpt.py` downloads it")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a tiny checkpoint for every default model, in a folder of its name."""
+    from checkpoints import make_all  # imports transformers
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    make_all(folder)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give this process an empty Hub's cache, and a Hub that nobody answers for."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", NOBODY)
+    return tmp_path

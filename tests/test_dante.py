@@ -261,11 +261,12 @@ def train(config: Config, folder: Path, accelerator: object, text: str = TEXT) -
 
 
 def test_a_run_learns_and_keeps_its_best_weights(tmp_path: Path, accelerator: object) -> None:
-    config = Config(steps=100, batch_size=8, block_size=16, n_layer=1, n_head=2, n_embd=32)
+    sizes = {"batch_size": 8, "block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 32}
+    config = Config(steps=100, dropout=0.0, **sizes)
     training = train(config, tmp_path, accelerator)
     steps, losses, validation = zip(*training.history, strict=True)
     assert steps == tuple(range(10, 101, 10))
-    assert losses[-1] < 2.8 < 3.5 < losses[0]
+    assert losses[-1] < 2.7 < 3.5 < losses[0]
     weights, read, characters = dante_gpt.read_weights(tmp_path, torch.device("cpu"))
     assert (read, characters) == (config, CHARACTERS)
     training.average = weights

@@ -20,8 +20,8 @@ from shutil import copytree
 import huggingface_hub
 import pytest
 import torch
-from checkpoints import CHECKPOINTS, COMMIT, fill_cache, make_all, put_in_cache
-from conftest import ROOT
+from checkpoints import CHECKPOINTS, COMMIT, fill_cache, put_in_cache
+from conftest import NOBODY, ROOT
 from transformers import AutoTokenizer
 
 import common
@@ -33,18 +33,9 @@ import task10
 import task11
 
 RECORDED = json.loads((ROOT / "tests" / "expected" / "pipelines.json").read_text("utf-8"))
-NOBODY = "http://127.0.0.1:9"  # listens there
 CPU = torch.device("cpu")
 Run = Callable[..., subprocess.CompletedProcess]
 Pair = tuple["torch.nn.Module", object]  # a model and its tokenizer
-
-
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a tiny checkpoint for every default model, in a folder of its name."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    make_all(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +51,6 @@ def without_network(home: Path) -> dict[str, str]:
     names = ("PATH", "SYSTEMROOT", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if name in names}
     return kept | {"HF_HOME": str(home), "HF_ENDPOINT": NOBODY, "HOME": str(home)}
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give this process an empty cache, and a Hub that nobody answers for."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", NOBODY)
-    return tmp_path
 
 
 def load(folder: Path, kind: str = "generator") -> Pair:
@@ -222,7 +205,6 @@ class Hub(ThreadingHTTPServer):
     name = "someone/some-model"
     folder: Path
     behaviour = "honest"
-    gone_wrong = 0  # requests that it has failed so far
     served: list[str]
 
 

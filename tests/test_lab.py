@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import make_gpt2
 from conftest import ROOT
 
 import common
@@ -19,12 +18,10 @@ CPU = torch.device("cpu")
 Pair = tuple["torch.nn.Module", object]
 
 
-@pytest.fixture(scope="session")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a tiny GPT-2 that has learnt nothing."""
-    folder = tmp_path_factory.mktemp("gpt2")
-    make_gpt2(folder)
-    return folder
+@pytest.fixture
+def gpt2(checkpoints: Path) -> Path:
+    """Find the tiny GPT-2."""
+    return checkpoints / lab_generation.MODEL.name
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 
-import huggingface_hub
 import pytest
 import torch
-from checkpoints import make_classifier
 from conftest import ROOT, only_line
 from safetensors import SafetensorError
 
@@ -28,19 +26,10 @@ CPU = torch.device("cpu")
 Run = Callable[..., subprocess.CompletedProcess]
 
 
-@pytest.fixture(scope="session")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a tiny checkpoint that was tuned to another task."""
-    folder = tmp_path_factory.mktemp("classifier")
-    make_classifier(folder)
-    return folder
-
-
 @pytest.fixture
-def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give this process an empty cache, and a Hub that nobody answers for."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+def classifier(checkpoints: Path) -> Path:
+    """Find the tiny checkpoint that was tuned to another task."""
+    return checkpoints / task09.MODEL.name
 
 
 def tuned(folder: Path, seed: int = 0) -> tuple[torch.nn.Module, object]:
@@ -62,7 +51,7 @@ def test_task_08_prints_the_statement_s_block_with_the_bundled_tokenizer(
 
 
 def test_the_bundled_encoder_stands_in_for_the_hub_s_and_says_so(
-    nobody: None, capsys: pytest.CaptureFixture
+    cache: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert common.find_encoder(task08.TOKENIZER.name, task08.TOKENIZER) == common.bundled_encoder()
     line = only_line(capsys.readouterr().err, "bundled encoder")
