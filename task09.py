@@ -47,18 +47,6 @@ INPUT_TEXT = [
 ]
 
 
-def build_model(folder: Path, device: torch.device) -> PreTrainedModel:
-    """Put a new head for `LABELS` on the encoder of a checkpoint, whatever head that has."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(folder, num_labels=len(LABELS))
-    config.id2label, config.label2id = LABELS, {name: label for label, name in LABELS.items()}
-    model = transformers.AutoModelForSequenceClassification.from_config(config)
-    encoder = common.load_model(folder, "AutoModel", torch.device("cpu"))
-    model.base_model.load_state_dict(encoder.state_dict())
-    return model.to(device)
-
-
 def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
     """Train the whole model on the four rows of task 08."""
     from transformers import Trainer, TrainingArguments
@@ -162,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     encoder = common.find_encoder(arguments.model, MODEL)
     tokenizer = common.load_tokenizer(encoder)
     common.seed_everything(arguments.seed)
-    model = build_model(encoder, common.select_device(arguments.device))
+    model = common.add_head(encoder, KIND, common.select_device(arguments.device), LABELS)
     train(model, tokenizer, arguments.seed)
     save(model, tokenizer, folder)
     for name, data in (("Training", task08.TRAIN_DATA), ("Test", task08.TEST_DATA)):

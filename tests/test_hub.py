@@ -18,6 +18,7 @@ from pathlib import Path
 from shutil import copytree
 
 import huggingface_hub
+import pandas as pd
 import pytest
 import torch
 from checkpoints import CHECKPOINTS, COMMIT, fill_cache, put_in_cache
@@ -200,9 +201,10 @@ def test_half_a_model_in_the_cache_is_not_taken_for_one(
 
 
 class Hub(ThreadingHTTPServer):
-    """A stand-in that serves one checkpoint under one name."""
+    """A stand-in that serves one checkpoint, or one data set, under one name."""
 
     name = "someone/some-model"
+    kind = "models"
     folder: Path
     behaviour = "honest"
     served: list[str]
@@ -220,17 +222,20 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.answer(503, b"")
         if hub.behaviour == "gated":
             return self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
-        files = sorted(file.name for file in hub.folder.iterdir())
+        paths = (path for path in hub.folder.rglob("*") if path.is_file())
+        files = sorted(path.relative_to(hub.folder).as_posix() for path in paths)
         about = {"id": hub.name, "sha": COMMIT, "siblings": [{"rfilename": n} for n in files]}
-        if path in (f"/api/models/{hub.name}", f"/api/models/{hub.name}/revision/main"):
+        api = f"/api/{hub.kind}/{hub.name}"
+        if path in (api, f"{api}/revision/main", f"{api}/revision/refs%2Fconvert%2Fparquet"):
             return self.answer(200, json.dumps(about).encode())
-        if path == f"/api/models/{hub.name}/tree/{COMMIT}":
+        if path == f"{api}/tree/{COMMIT}":
             tree = [
                 {"type": "file", "path": n, "size": (hub.folder / n).stat().st_size, "oid": n}
                 for n in files
             ]
             return self.answer(200, json.dumps(tree).encode())
-        prefix = f"/{hub.name}/resolve/{COMMIT}/"
+        place = hub.name if hub.kind == "models" else f"{hub.kind}/{hub.name}"
+        prefix = f"/{place}/resolve/{COMMIT}/"
         if path.startswith(prefix) and (name := path.removeprefix(prefix)) in files:
             return self.send_file(name)
         return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
@@ -328,7 +333,7 @@ def test_only_one_copy_of_the_weights_is_fetched(hub: Hub, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("behaviour", "name", "line"),
     [
-        ("honest", "someone/else", "has no model someone/else, or hides it"),
+        ("honest", "someone/else", "someone/else does not exist, or is hidden"),
         ("gated", "someone/some-model", "asks to accept its terms and to log in"),
         ("503", "someone/some-model", "cannot be fetched .*503"),
         ("breaks off", "someone/some-model", "cannot be fetched "),
@@ -371,6 +376,33 @@ def test_a_repository_without_weights_is_one_line(hub: Hub, tmp_path: Path) -> N
     (hub.folder / "model.safetensors").unlink()
     with pytest.raises(common.ScriptError, match="has no weights for torch"):
         common.find_model(hub.name, task11.MODEL)
+
+
+def test_a_table_of_a_data_set_is_fetched_once(hub: Hub, tmp_path: Path) -> None:
+    hub.kind, hub.name, hub.folder = "datasets", "someone/texts", tmp_path / "tables"
+    for split in ("train", "test"):
+        for number in range(2):
+            path = hub.folder / "part" / split / f"{number:04}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame({"text": [f"{split} {number}"]}).to_parquet(path)
+    dataset = common.HubDataset(hub.name, 3, config="part")
+    assert common.hub_table(dataset, "train")["text"].tolist() == ["train 0", "train 1"]
+    assert sorted(hub.served) == ["part/train/0000.parquet", "part/train/0001.parquet"]
+    with pytest.raises(common.ScriptError, match=r"has no tables part/validation"):
+        common.hub_table(dataset, "validation")
+    hub.behaviour = "503"
+    assert common.hub_table(dataset, "train")["text"].tolist() == ["train 0", "train 1"]
+    with pytest.raises(common.ScriptError, match="cannot be fetched"):
+        common.hub_table(dataset, "test")
+
+
+def test_a_data_set_that_cannot_be_had_is_one_line(cache: Path) -> None:
+    line = (
+        r"the data set someone/texts \(3 MB\) is not on this machine, and no answer from .*; run "
+        r"again with a network, or give the folder of a copy with --data DIR"
+    )
+    with pytest.raises(common.ScriptError, match=line):
+        common.hub_table(common.HubDataset("someone/texts", 3), "train")
 
 
 def test_the_inventory_shows_and_fetches_what_is_missing(

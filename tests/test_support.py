@@ -35,7 +35,10 @@ def classifier(checkpoints: Path) -> Path:
 def tuned(folder: Path, seed: int = 0) -> tuple[torch.nn.Module, object]:
     """Fine-tune as the script does."""
     common.seed_everything(seed)
-    model, tokenizer = task09.build_model(folder, CPU), common.load_tokenizer(folder)
+    model, tokenizer = (
+        common.add_head(folder, task09.KIND, CPU, task09.LABELS),
+        common.load_tokenizer(folder),
+    )
     task09.train(model, tokenizer, seed)
     return model, tokenizer
 
@@ -113,7 +116,7 @@ def test_both_sets_are_tokenized_alike(classifier: Path) -> None:
 def test_the_head_is_new_and_the_encoder_is_the_checkpoint_s(classifier: Path) -> None:
     source = common.load_model(classifier, task09.KIND, CPU)
     common.seed_everything(0)
-    model = task09.build_model(classifier, CPU)
+    model = common.add_head(classifier, task09.KIND, CPU, task09.LABELS)
     for name, weight in source.named_parameters():
         if weight.dim() > 1:  # biases of both heads are zero
             same = torch.equal(weight, model.get_parameter(name))
