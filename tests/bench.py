@@ -6,6 +6,9 @@
     python tests/bench.py ablation --text FILE    dante_gpt.py with one part changed at a time
     python tests/bench.py metrics   task 13 against evaluate.load, where that can run
     python tests/bench.py seeds --model bundled   task 09 with ten seeds
+    python tests/bench.py features --text FILE    encoding the lines of a text in batches, and one
+                                                  at a time
+    python tests/bench.py retrieval --data DIR    how fast SciFact is indexed and searched
     python tests/bench.py hub       tasks 04 to 12, each against importing transformers and
                                     loading the same tiny models
 
@@ -37,10 +40,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from unittest import mock
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder
 
 import common
 import dante_gpt
+import lab_classifier
+import lab_retrieval
 import task02
 import task09
 
@@ -367,7 +374,6 @@ def gelu_forward(x: torch.Tensor, weights: dante_gpt.Weights, layer: int) -> tor
 
 def random_start(number: int, length: int, config: dante_gpt.Config) -> int:
     """Draw where a block starts, whatever was drawn before."""
-    import numpy as np
 
     return int(np.random.default_rng([config.seed, number]).integers(length - config.block_size))
 
@@ -465,7 +471,7 @@ def bench_seeds(name: str) -> None:
     tokenizer, shares = common.load_tokenizer(folder), []
     for seed in range(SEEDS):
         common.seed_everything(seed)
-        model = task09.build_model(folder, torch.device("cpu"))
+        model = common.add_head(folder, task09.KIND, torch.device("cpu"), task09.LABELS)
         task09.train(model, tokenizer, seed)
         shares.append(task09.probabilities(model, tokenizer, task09.INPUT_TEXT)[:, 1].tolist())
     for text, column in zip(task09.INPUT_TEXT, zip(*shares, strict=True), strict=True):
@@ -524,16 +530,113 @@ def bench_hub() -> None:
             print_ratio(f"time of {script} / of these alone", rates[theirs], rates[ours])
 
 
+LINES = 1000  # of a text, encoded in one turn
+
+
+def load_encoder(name: str) -> tuple[object, object]:
+    """Load an encoder and its tokenizer on the CPU."""
+    import torch
+
+    folder = common.find_encoder(name)
+    tokenizer = common.load_tokenizer(folder)
+    return common.load_model(folder, "AutoModel", torch.device("cpu")), tokenizer
+
+
+def make_features(name: str, texts: list[str], together: bool) -> Run:
+    """Make a contestant that encodes texts, in batches or one at a time as in a plain loop."""
+    import torch
+
+    model, tokenizer = load_encoder(name)
+
+    def in_batches() -> None:
+        common.compute_features(model, common.tokenize(tokenizer, texts), lab_classifier.POOLS)
+
+    @torch.inference_mode()
+    def alone() -> None:
+        for text in texts:
+            inputs = tokenizer(text, truncation=True, return_tensors="pt")
+            states = model(**inputs, output_hidden_states=True).hidden_states
+            for pool in lab_classifier.POOLS.values():
+                pool(states, inputs["attention_mask"])
+
+    return in_batches if together else alone
+
+
+def bench_features(name: str, text: str) -> None:
+    """Compare encoding in batches with one text at a time, in time and in what comes out."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    texts = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))[:LINES]]
+    contestants = {
+        "batches of like length": partial(make_features, name, texts, True),
+        "one text at a time": partial(make_features, name, texts, False),
+    }
+    rates = compare_rates(contestants, len(texts), "texts", FEW_ROUNDS)
+    print_ratio("batches / one at a time", *rates.values())
+    model, tokenizer = load_encoder(name)
+    ids, pools = common.tokenize(tokenizer, texts), lab_classifier.POOLS
+    together = common.compute_features(model, ids, pools)
+    alone = [common.compute_features(model, [each], pools) for each in ids]
+    for pool, features in together.items():
+        rows = np.concatenate([each[pool] for each in alone])
+        difference = np.abs(features - rows).max() / np.abs(rows).max()
+        print(f"{pool}: largest difference {difference:.1e} of the largest feature")
+
+
+def bench_retrieval(name: str, folder: Path | None) -> None:
+    """Print how many documents a second are indexed, and how long a question takes."""
+    lab = lab_retrieval
+    collection = lab.read_collection(folder)
+    model, tokenizer = load_encoder(name)
+    documents = collection.documents()
+    claims = [collection.claims[claim] for claim in collection.qrels["test"]]
+
+    def timed(function: Callable, *arguments: object) -> tuple[float, object]:
+        start = time.perf_counter()
+        result = function(*arguments)
+        return time.perf_counter() - start, result
+
+    def encode(texts: list[str]) -> np.ndarray:
+        ids = common.tokenize(tokenizer, texts, lab.LONGEST)
+        return common.compute_features(model, ids, lab.MEAN)["mean"]
+
+    def ask(claim: str) -> np.ndarray:
+        return lab.best_documents(lab.cosines(encode([claim]), features))
+
+    few = documents[:: max(1, len(documents) // 300)]
+    features = np.random.default_rng(0).standard_normal(
+        (len(documents), model.config.hidden_size), dtype=np.float32
+    )
+    ask(claims[0])
+    for round_ in range(1, FEW_ROUNDS + 1):
+        splitting, words = timed(lab.split_words, documents)
+        one, _ = timed(lab.bm25, words, claims[:1], 1.5, 0.75)  # nearly all of it: the index
+        many, _ = timed(lab.bm25, words, claims, 1.5, 0.75)
+        dense, _ = timed(lambda: [ask(claim) for claim in claims[:50]])
+        encoding, _ = timed(encode, few)
+        print(
+            f"round {round_}: documents/s BM25 {len(documents) / (splitting + one):.0f}, "
+            f"encoder {len(few) / encoding:.1f}; milliseconds a question "
+            f"BM25 {1000 * (many - one) / (len(claims) - 1):.2f}, encoder {1000 * dense / 50:.1f}"
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=common.HelpFormatter)
     parser.add_argument(
         "bench",
-        choices=("lstm", "dante", "ablation", "hub", "metrics", "seeds"),
+        choices=(
+            *("lstm", "dante", "ablation", "features", "retrieval", "hub", "metrics", "seeds"),
+        ),
         help="what to measure",
     )
-    parser.add_argument("--text", type=Path, metavar="FILE", help="for dante and ablation")
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE", help="for dante, ablation and features"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="for retrieval")
     parser.add_argument("--steps", type=int, default=dante_gpt.STEPS, help="of an ablation's run")
-    parser.add_argument("--model", default="bundled", metavar="ID_OR_DIR", help="for seeds")
+    parser.add_argument(
+        "--model", default="bundled", metavar="ID_OR_DIR", help="for seeds, features and retrieval"
+    )
     arguments = parser.parse_args()
     if arguments.bench == "lstm":
         bench_lstm()
@@ -541,6 +644,10 @@ if __name__ == "__main__":
         bench_hub()
     elif arguments.bench == "metrics":
         bench_metrics()
+    elif arguments.bench == "features":
+        bench_features(arguments.model, common.load_inferno(arguments.text))
+    elif arguments.bench == "retrieval":
+        bench_retrieval(arguments.model, arguments.data)
     elif arguments.bench == "seeds":
         bench_seeds(arguments.model)
     elif arguments.bench == "dante":

@@ -48,6 +48,20 @@ def dante() -> dict[str, list[float]]:
     return {row[1]: [float(row[2]), float(row[3])] for row in rows if row}
 
 
+def lab3(name: str) -> dict[str, list[float]]:
+    """Read the rows of a recorded table of laboratory exercise 3: what is in front, then figures.
+
+    Blanks in what is in front do not count.
+    """
+    lines = (EXPECTED / f"{name}.txt").read_text().splitlines()
+    found = (re.fullmatch(r"(\S.*?)((?: +(?:to )?[01]\.\d{3,4})+)", line) for line in lines)
+    return {
+        " ".join(row[1].split()): [float(each) for each in re.findall(r"\d\.\d+", row[2])]
+        for row in found
+        if row
+    }
+
+
 def test_the_two_commands_come_first_and_the_tests_are_those_of_ci() -> None:
     assert len(BLOCKS[0].splitlines()) == len(BLOCKS[1].splitlines()) == 1
     setup = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt && .venv/bin/"
@@ -69,6 +83,10 @@ def test_the_two_commands_come_first_and_the_tests_are_those_of_ci() -> None:
         "task09.txt",
         "task13.txt",
         "lab_tokenizer.txt",
+        "lab_classifier_emotion.txt",
+        "lab_classifier_ag_news.txt",
+        "lab_multiple_choice.txt",
+        "lab_retrieval.txt",
         "dante_gpt.txt",
     ],
 )
@@ -105,7 +123,7 @@ def test_the_numbers_to_expect_are_those_recorded() -> None:
 
 def test_only_what_needs_a_model_of_the_hub_was_not_measured() -> None:
     users = {script for scripts in common.hub_models().values() for script in scripts}
-    users -= {"task08", "task09"}  # the encoder is bundled
+    users -= {"task08", "task09", "lab_classifier"}  # the encoder is bundled
     users -= {"lab_tokenizer"}  # the vocabulary could be had
     assert {row[1].strip("`").removesuffix(".py") for row in TABLE if row[3] == DASH} == users
 
@@ -248,3 +266,66 @@ def test_the_speed_of_dante_is_as_measured() -> None:
     assert measured["times sooner"] == pytest.approx(sooner, abs=0.06)
     assert measured["times sooner"] >= 5
     assert measured["times faster with a cache"] >= 5
+
+
+def test_frozen_features_reach_what_they_should_and_the_text_says_so() -> None:
+    best = {}
+    for name in ("emotion", "ag_news"):
+        table = lab3(f"lab_classifier_{name}")
+        rows = [row for row in table if row.startswith(("[CLS] ", "mean ", "layers "))]
+        assert len(rows) == 12
+        frozen = [table[row][-3:] for row in rows]  # C may have three digits too
+        best[name] = max(frozen, key=lambda figures: figures[0])[1]  # by validation
+    assert best["emotion"] >= 0.77
+    assert best["ag_news"] >= 0.90
+    shown = {row[0]: row[5] for row in TABLE}
+    assert shown["lab 3.1"] == (
+        f"frozen features: emotion {best['emotion']:.3f}, ag_news {best['ag_news']:.3f}"
+    )
+
+
+def test_the_ranker_beats_every_baseline_by_more_than_the_interval() -> None:
+    rows = lab3("lab_multiple_choice")
+    ranker = rows.pop("ranker")
+    baselines = [rows[row] for row in rows if not row.startswith(("fine-tuned", "ranker"))]
+    assert len(baselines) == 4
+    assert ranker[1] - ranker[2] > 0.02  # the interval: from ranker[2] to ranker[3]
+    assert all(ranker[1] - each[1] > ranker[1] - ranker[2] for each in baselines)
+    shown = {row[0]: row[5] for row in TABLE}
+    assert shown["lab 3.2"] == f"ranker {ranker[1]:.3f}, of four choices"
+
+
+def test_retrieval_reaches_what_it_should() -> None:
+    rows = lab3("lab_retrieval")
+    last = list(rows.values())[-1]
+    assert rows["mean cosine"][0] >= 0.65
+    assert last[0] >= 0.76
+    assert last[0] == max(row[0] for row in rows.values())
+    shown = {row[0]: row[5] for row in TABLE}
+    assert shown["lab 3.3"] == f"nDCG@10 {last[0]:.3f}"
+
+
+def test_the_speed_of_exercise_3_is_as_measured() -> None:
+    section = " ".join(README.split("## Speed")[1].split("## The files")[0].split())
+    for name in ("bench features", "bench retrieval"):
+        for figure in MEASURED[name].values():
+            assert re.search(rf"(?<![\d.]){figure}(?![\d.]*\d)", section), figure
+    assert MEASURED["bench features"]["batches / one at a time"] >= 2.8
+
+
+@pytest.mark.parametrize(
+    ("exercise", "outputs"),
+    [
+        ("3.1", ["lab_classifier_emotion", "lab_classifier_ag_news"]),
+        ("3.2", ["lab_multiple_choice"]),
+        ("3.3", ["lab_retrieval"]),
+    ],
+)
+def test_what_is_said_of_exercise_3_is_in_its_tables(exercise: str, outputs: list[str]) -> None:
+    section = README.split(f"## Lab {exercise}")[1].split("\n## ")[0]
+    prose = re.sub(r"^```.*?^```", "", section, flags=re.MULTILINE | re.DOTALL)
+    recorded = "".join((EXPECTED / f"{name}.txt").read_text() for name in outputs)
+    figures = {f"{float(figure):.3f}" for figure in re.findall(r"\d\.\d{3,4}", recorded)}
+    said = re.findall(r"\d\.\d{3}", prose)
+    assert said
+    assert set(said) <= figures
