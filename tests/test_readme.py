@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import json
 import math
 import re
+import runpy
+import shlex
+import sys
 
 import bench
 import pytest
@@ -329,3 +334,34 @@ def test_what_is_said_of_exercise_3_is_in_its_tables(exercise: str, outputs: lis
     said = re.findall(r"\d\.\d{3}", prose)
     assert said
     assert set(said) <= figures
+
+
+def shown_commands() -> list[str]:
+    """Find every command with a script in the README and in the scripts' own descriptions."""
+    scripts = [*ROOT.glob("*.py"), ROOT / "tests" / "bench.py"]
+    described = "\n".join(ast.get_docstring(ast.parse(path.read_text())) for path in scripts)
+    lines = re.findall(r"^ *python (\S+\.py.*?)(?:   .*)?$", f"{README}\n{described}", re.MULTILINE)
+    inline = re.findall(r"`[^`]*?\bpython (\S+\.py[^`]*)`", README)
+    started = re.findall(r"accelerate launch .*? (\w+\.py[^`\n]*)", README)
+    return sorted({" ".join(each.split()) for each in (*lines, *inline, *started)})
+
+
+class Parsed(BaseException):
+    """The command line was read without complaint; nothing else is to happen."""
+
+
+@pytest.mark.parametrize("command", shown_commands())
+def test_every_command_shown_is_one_that_its_script_takes(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def only_parse(parser: argparse.ArgumentParser, *arguments: object) -> None:
+        parse(parser, *arguments)
+        raise Parsed
+
+    script, *options = shlex.split(command.removesuffix(" 2>/dev/null"))
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    with pytest.raises(Parsed):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
