@@ -1086,12 +1086,20 @@ def encode(
         own = content.copy()
         own.update(inspect.getsource(pool).encode())
         paths[name] = RESULTS / "features" / f"{own.hexdigest()[:32]}.npy"
-    missing = {name: pools[name] for name, path in paths.items() if not path.exists()}
-    if missing:
+    kept = {name: load_array(path) for name, path in paths.items()}
+    if missing := {name: pools[name] for name, features in kept.items() if features is None}:
         for name, features in compute_features(model, ids, missing).items():
             with complete_file(paths[name]) as beside:
                 np.save(beside, features)
-    return {name: np.load(path) for name, path in paths.items()}
+            kept[name] = features
+    return kept
+
+
+def load_array(path: Path) -> np.ndarray | None:
+    """Return the array that a file holds, or None if there is no such file, or a damaged one."""
+    with contextlib.suppress(FileNotFoundError, ValueError, EOFError):
+        return np.load(path)
+    return None
 
 
 def digest(model: PreTrainedModel, *others: object) -> hashlib._Hash:
@@ -1140,10 +1148,12 @@ def compute_features(
     model.eval()
     order = sorted(range(len(ids)), key=lambda text: -len(ids[text]))
     parts: dict[str, list[np.ndarray]] = {name: [] for name in pools}
+    start = 0
     with tqdm(total=len(ids), unit=" texts", delay=1) as bar, torch.inference_mode():
-        while bar.n < len(ids):
-            size = max(1, BATCH_TOKENS // len(ids[order[bar.n]]))  # the first one is the longest
-            inputs = pad([ids[text] for text in order[bar.n : bar.n + size]], model.device)
+        while start < len(ids):
+            size = max(1, BATCH_TOKENS // len(ids[order[start]]))  # the first one is the longest
+            inputs = pad([ids[text] for text in order[start : start + size]], model.device)
+            start += size
             states = model(**inputs, output_hidden_states=True).hidden_states
             for name, pool in pools.items():
                 parts[name].append(pool(states, inputs["attention_mask"]).float().cpu().numpy())

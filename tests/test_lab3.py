@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import tqdm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,10 +78,23 @@ def test_features_are_computed_once_for_what_they_depend_on(
     assert len(computed) == 1
     assert not np.array_equal(first, features(TEXTS[:3], {"[CLS]": common.first_token}))
     assert features(TEXTS[:2]).shape == (2, 32)
+    for path in (common.RESULTS / "features").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])  # damaged, so no longer of any use
+    assert np.array_equal(first, features(TEXTS[:3]))
+    assert len(computed) == 4
     with torch.no_grad():
         next(model.parameters()).mul_(2)
     assert not np.array_equal(first, features(TEXTS[:3]))
-    assert len(computed) == 4
+    assert len(computed) == 5
+
+
+def test_who_wants_no_bars_gets_the_same_features(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, pools = common.tokenize(pair[1], TEXTS), {"mean": common.mean_token}
+    expected = common.compute_features(pair[0], ids, pools)["mean"]
+    monkeypatch.setattr(tqdm, "tqdm", partial(tqdm.tqdm, disable=True))
+    assert np.array_equal(common.compute_features(pair[0], ids, pools)["mean"], expected)
 
 
 def test_an_encoder_without_padding_tokens_will_do(checkpoints: Path) -> None:
