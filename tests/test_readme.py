@@ -13,6 +13,7 @@ import sys
 
 import bench
 import pytest
+import test_faults
 from conftest import ROOT
 
 import common
@@ -334,6 +335,11 @@ def test_what_is_said_of_exercise_3_is_in_its_tables(exercise: str, outputs: lis
     said = re.findall(r"\d\.\d{3}", prose)
     assert said
     assert set(said) <= figures
+
+
+def test_the_faults_are_counted() -> None:
+    assert f"tries {len(test_faults.FAULTS)} faults" in README
+    assert f"on every data file of every script, {len(test_faults.CASES)} cases" in README
 
 
 def shown_commands() -> list[str]:
