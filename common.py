@@ -1205,7 +1205,7 @@ def tune(
             value.backward()
             optimizer.step()
             schedule.step()
-            bar.set_postfix(loss=f"{value.item():.3f}")
+            bar.set_postfix({"loss": f"{value.item():.3f}"}, refresh=False)
 
 
 def brief(error: Exception) -> str:
