@@ -223,6 +223,7 @@ def fit_mlp(inputs: np.ndarray, labels: np.ndarray, weighted: bool, dropout: flo
 
     batches = common.random_batches(len(features), MLP_BATCH, MLP_EPOCHS)
     common.tune(network, loss, batches, MLP_RATE)
+    network.eval()
 
     @torch.inference_mode()
     def predict(inputs: np.ndarray) -> np.ndarray:

@@ -213,6 +213,12 @@ def test_weights_make_the_network_find_the_rare_label(monkeypatch: pytest.Monkey
     assert found[0] < 0.4 < 0.6 < found[1]
 
 
+def test_a_trained_network_drops_out_nothing() -> None:
+    inputs = np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32)
+    predict = lab_classifier.fit_mlp(inputs, (inputs[:, 0] > 0).astype(int), False, 0.9)
+    assert all(np.array_equal(predict(inputs), predict(inputs)) for _ in range(5))
+
+
 def test_the_setting_is_chosen_by_validation() -> None:
     labels = {name: np.array([0, 1, 1]) for name in lab_classifier.SPLITS}
     inputs = {name: np.zeros((3, 1)) for name in lab_classifier.SPLITS}
