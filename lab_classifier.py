@@ -201,8 +201,9 @@ def fit_logistic(inputs: np.ndarray, labels: np.ndarray, weighted: bool, c: floa
     """Fit a logistic regression."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=c, class_weight="balanced" if weighted else None, tol=1e-3)
-    return model.set_params(max_iter=1000).fit(inputs, labels).predict
+    weight = "balanced" if weighted else None
+    model = LogisticRegression(C=c, class_weight=weight, tol=1e-3, max_iter=1000)
+    return model.fit(inputs, labels).predict
 
 
 def fit_mlp(inputs: np.ndarray, labels: np.ndarray, weighted: bool, dropout: float) -> Classifier:

@@ -171,8 +171,8 @@ def best_documents(scores: np.ndarray, depth: int = DEPTH) -> np.ndarray:
 
 
 def mean_ndcg(scores: np.ndarray, qrels: Qrels) -> float:
-    """Return the mean nDCG@10 over the claims of `qrels`; scores: (claim, document)."""
-    tops = best_documents(scores[list(qrels)], 10)
+    """Return the mean nDCG@10 of scores, (claim, document), one row for each claim of `qrels`."""
+    tops = best_documents(scores, 10)
     return float(np.mean([ndcg(top, each) for top, each in zip(tops, qrels.values(), strict=True)]))
 
 
@@ -203,11 +203,10 @@ def bm25(words: object, claims: list[str], k1: float, b: float) -> np.ndarray:
     return np.stack([index.get_scores(claim) if claim else nothing for claim in asked])
 
 
-def choose_bm25(documents: list[str], claims: list[str], qrels: Qrels) -> tuple[float, float]:
-    """Return the k1 and b with the best nDCG@10 on the claims of `qrels`."""
-    words, asked = split_words(documents), [claims[claim] for claim in qrels]
-    judged = dict(enumerate(qrels.values()))
-    return max(product(K1, B), key=lambda pair: mean_ndcg(bm25(words, asked, *pair), judged))
+def choose_bm25(words: object, claims: list[str], qrels: Qrels) -> tuple[float, float]:
+    """Return the k1 and b with the best nDCG@10 on the claims of `qrels`; for words see `bm25`."""
+    asked = [claims[claim] for claim in qrels]
+    return max(product(K1, B), key=lambda pair: mean_ndcg(bm25(words, asked, *pair), qrels))
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -237,8 +236,7 @@ def weighted_sum(words: np.ndarray, meaning: np.ndarray, weight: float) -> np.nd
 def choose_weight(words: np.ndarray, meaning: np.ndarray, qrels: Qrels) -> float:
     """Return the words' weight with the best nDCG@10 on these claims, of equals the middle one."""
     words, meaning = (standardise(scores[list(qrels)]) for scores in (words, meaning))
-    judged = dict(enumerate(qrels.values()))
-    worth = [mean_ndcg(share * words + (1 - share) * meaning, judged) for share in WEIGHTS]
+    worth = [mean_ndcg(share * words + (1 - share) * meaning, qrels) for share in WEIGHTS]
     best = [weight for weight, each in zip(WEIGHTS, worth, strict=True) if each == max(worth)]
     return best[len(best) // 2]
 
@@ -373,8 +371,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         return [cosines(asked[pool], read[pool]) for pool in pools]
 
-    k1, b = choose_bm25(documents, claims, train)
-    words = bm25(split_words(documents), claims, k1, b)
+    split = split_words(documents)
+    k1, b = choose_bm25(split, claims, train)
+    words = bm25(split, claims, k1, b)
     first, mean = cosine({"[CLS]": common.first_token, **MEAN}, claims)
     # the trained encoder knows the training claims by heart, and would be trusted too much there
     weight = choose_weight(words, mean, train)
@@ -384,7 +383,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if arguments.query is not None:
         asked = [arguments.query]
-        words, (trained,) = bm25(split_words(documents), asked, k1, b), cosine(MEAN, asked)
+        words, (trained,) = bm25(split, asked, k1, b), cosine(MEAN, asked)
         scores = weighted_sum(words, trained, weight)[0]
         print_answer(model, tokenizer, arguments.query, scores, collection)
         return 0

@@ -11,14 +11,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import common
 
+if TYPE_CHECKING:
+    import torch
+
 os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for each other are slow on a busy machine
 ROOT = Path(common.__file__).parent
 NOBODY = "http://127.0.0.1:9"  # listens there
+Pair = tuple["torch.nn.Module", object]  # a model and its tokenizer
 
 
 def only_line(err: str, about: str) -> str:
@@ -26,6 +31,13 @@ def only_line(err: str, about: str) -> str:
     lines = [line for line in err.splitlines() if about in line]
     assert len(lines) == 1
     return lines[0]
+
+
+def load_pair(folder: Path, kind: str = "generator") -> Pair:
+    """Load a model, of this class of transformers, on the CPU, and its tokenizer."""
+    import torch
+
+    return common.load_model(folder, kind, torch.device("cpu")), common.load_tokenizer(folder)
 
 
 @pytest.fixture(autouse=True)

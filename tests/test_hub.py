@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import torch
 from checkpoints import CHECKPOINTS, COMMIT, fill_cache, put_in_cache
-from conftest import NOBODY, ROOT
+from conftest import NOBODY, ROOT, Pair, load_pair
 from transformers import AutoTokenizer
 
 import common
@@ -36,7 +36,6 @@ import task11
 RECORDED = json.loads((ROOT / "tests" / "expected" / "pipelines.json").read_text("utf-8"))
 CPU = torch.device("cpu")
 Run = Callable[..., subprocess.CompletedProcess]
-Pair = tuple["torch.nn.Module", object]  # a model and its tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -54,29 +53,25 @@ def without_network(home: Path) -> dict[str, str]:
     return kept | {"HF_HOME": str(home), "HF_ENDPOINT": NOBODY, "HOME": str(home)}
 
 
-def load(folder: Path, kind: str = "generator") -> Pair:
-    return common.load_model(folder, kind, CPU), common.load_tokenizer(folder)
-
-
 @pytest.fixture(scope="session")
 def gpt2(checkpoints: Path) -> Pair:
-    return load(checkpoints / task11.MODEL.name)
+    return load_pair(checkpoints / task11.MODEL.name)
 
 
 @pytest.fixture(scope="session")
 def t5(checkpoints: Path) -> Pair:
-    return load(checkpoints / task07.GENERATIVE_MODEL.name)
+    return load_pair(checkpoints / task07.GENERATIVE_MODEL.name)
 
 
 @pytest.fixture(scope="session")
 def chat(checkpoints: Path) -> Pair:
-    return load(checkpoints / task05.MODEL.name)
+    return load_pair(checkpoints / task05.MODEL.name)
 
 
 @pytest.fixture(scope="session")
 def reader(checkpoints: Path) -> Pair:
     folder = checkpoints / task07.EXTRACTIVE_MODEL.name
-    return load(folder, "AutoModelForQuestionAnswering")
+    return load_pair(folder, "AutoModelForQuestionAnswering")
 
 
 # The scripts, as they are typed
@@ -358,7 +353,7 @@ def test_a_download_that_broke_off_is_taken_up_again(
     with pytest.raises(common.ScriptError):
         common.find_model(hub.name, task11.MODEL)
     hub.behaviour = "honest"
-    model, _ = load(common.find_model(hub.name, task11.MODEL))
+    model, _ = load_pair(common.find_model(hub.name, task11.MODEL))
     assert model.config.n_embd == 32
 
 
@@ -526,7 +521,7 @@ def test_a_broken_tokenizer_is_one_line(
 
 
 def test_half_precision_is_loaded_in_full(checkpoints: Path, tmp_path: Path) -> None:
-    model, _ = load(checkpoints / task11.MODEL.name)
+    model, _ = load_pair(checkpoints / task11.MODEL.name)
     model.half().save_pretrained(tmp_path)
     assert common.load_model(tmp_path, "generator", CPU).dtype == torch.float32
 

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, Pair, load_pair
 
 import common
 import lab_generation
 import lab_tokenizer
-
-CPU = torch.device("cpu")
-Pair = tuple["torch.nn.Module", object]
 
 
 @pytest.fixture
@@ -26,7 +23,7 @@ def gpt2(checkpoints: Path) -> Path:
 
 @pytest.fixture
 def pair(gpt2: Path) -> Pair:
-    return common.load_model(gpt2, "AutoModelForCausalLM", CPU), common.load_tokenizer(gpt2)
+    return load_pair(gpt2, "AutoModelForCausalLM")
 
 
 @pytest.fixture(scope="session")

@@ -35,10 +35,8 @@ def classifier(checkpoints: Path) -> Path:
 def tuned(folder: Path, seed: int = 0) -> tuple[torch.nn.Module, object]:
     """Fine-tune as the script does."""
     common.seed_everything(seed)
-    model, tokenizer = (
-        common.add_head(folder, task09.KIND, CPU, task09.LABELS),
-        common.load_tokenizer(folder),
-    )
+    model = common.add_head(folder, task09.KIND, CPU, task09.LABELS)
+    tokenizer = common.load_tokenizer(folder)
     task09.train(model, tokenizer, seed)
     return model, tokenizer
 
