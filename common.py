@@ -27,7 +27,6 @@ import tempfile
 import threading
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +34,6 @@ from fnmatch import fnmatch
 from itertools import zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
-from string import punctuation
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -752,14 +750,6 @@ def predict(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         return torch.cat([model(batch) for batch in inputs.split(1024)])
 
 
-def mean_loss(model: torch.nn.Module, dataset: TensorDataset) -> float:
-    """Return the mean squared error of the model over the whole dataset."""
-    from torchmetrics.functional import mean_squared_error
-
-    inputs, targets = dataset.tensors
-    return mean_squared_error(predict(model, inputs), targets).item()
-
-
 # ---------------------------------------------------------------------------------------------
 # 4. Hugging Face
 # ---------------------------------------------------------------------------------------------
@@ -1366,14 +1356,6 @@ def chrf(predictions: list[str], references: list[Reference]) -> dict[str, objec
     return sacrebleu_score("CHRF", predictions, references)
 
 
-def ter(predictions: list[str], references: list[Reference]) -> dict[str, object]:
-    """Compute the translation edit rate: edits for 100 words of the reference (Snover et al. 2006).
-
-    The fewer the better, 0 for the same text; it can be above 100.
-    """
-    return sacrebleu_score("TER", predictions, references)
-
-
 def sacrebleu_score(
     name: str, predictions: list[str], references: list[Reference]
 ) -> dict[str, object]:
@@ -1385,152 +1367,10 @@ def sacrebleu_score(
     return {"score": score, "signature": str(metric.get_signature())}
 
 
-class UnicodeWords:
-    """A tokenizer for rouge_score, whose own knows no letters but those of English."""
-
-    @staticmethod
-    def tokenize(text: str) -> list[str]:
-        """Return the runs of letters and digits in lower case."""
-        return re.findall(r"[^\W_]+", text.lower())
-
-
-def rouge(predictions: list[str], references: list[Reference]) -> dict[str, float]:
-    """Compute the F-measures of ROUGE-1, -2, -L and -Lsum as shares, means over texts (Lin 2004).
-
-    They compare words, pairs of words, the longest common subsequence of words, and that of
-    lines. Of several references the one that agrees most counts.
-    """
-    from rouge_score.rouge_scorer import RougeScorer
-
-    names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
-    scorer = RougeScorer(names, tokenizer=UnicodeWords())
-    scores = [
-        scorer.score_multi(several, text) for text, several in pair_up(predictions, references)
-    ]
-    return {name: float(np.mean([each[name].fmeasure for each in scores])) for name in names}
-
-
-class NoWordNet:
-    """What METEOR asks for synonyms where WordNet is not to be had: it finds none."""
-
-    @staticmethod
-    def synsets(word: str) -> list:
-        """Return no meaning."""
-        return []
-
-
-def find_wordnet() -> object:
-    """Return NLTK's WordNet, fetched if need be, or `NoWordNet` with a note."""
-    import nltk
-    from nltk.corpus import wordnet
-
-    url = nltk.downloader.Downloader.DEFAULT_URL
-    with contextlib.suppress(LookupError):
-        wordnet.ensure_loaded()
-        return wordnet
-    try:
-        if not answers(url):
-            raise ScriptError(f"no answer from {url.split('/')[2]}")
-        nltk.download("wordnet", quiet=True, raise_on_error=True)  # checks a digest
-        wordnet.ensure_loaded()
-        return wordnet
-    except (ScriptError, LookupError, ValueError, OSError) as error:
-        note(
-            f"{brief(error)}; METEOR matches exact words and stems only, no synonyms: fetch "
-            "WordNet once with `python -m nltk.downloader wordnet`"
-        )
-        return NoWordNet
-
-
-def meteor(predictions: list[str], references: list[Reference]) -> dict[str, float]:
-    """Compute METEOR as a share, the mean over texts (Banerjee and Lavie 2005).
-
-    Words agree if they, their stems or their meanings (WordNet) are the same; recall counts nine
-    times as much as precision, and scattered matches are worth less. Of several references the
-    best counts.
-    """
-    from nltk.tokenize import NLTKWordTokenizer
-    from nltk.translate.meteor_score import meteor_score
-
-    pairs, split = pair_up(predictions, references), NLTKWordTokenizer().tokenize
-    wordnet = find_wordnet()
-    scores = [
-        meteor_score([split(each) for each in several], split(text), wordnet=wordnet)
-        for text, several in pairs
-    ]
-    return {"meteor": float(np.mean(scores))}
-
-
-def squad_words(text: str) -> list[str]:
-    """Split a text as SQuAD's metrics do: lower case, no punctuation, no English articles."""
-    text = "".join(character for character in text.lower() if character not in punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", text).split()
-
-
-def exact_match(predictions: list[str], references: list[Reference]) -> dict[str, float]:
-    """Compute the share of predictions that are one of their references in every word.
-
-    Case, punctuation and articles do not count (Rajpurkar et al. 2016).
-    """
-    hits = [
-        any(squad_words(text) == squad_words(each) for each in several)
-        for text, several in pair_up(predictions, references)
-    ]
-    return {"exact_match": float(np.mean(hits))}
-
-
-def f1(predictions: list[str], references: list[Reference]) -> dict[str, float]:
-    """Compute the F1 of the words of each prediction, and the mean over them, as a share.
-
-    It is the harmonic mean of precision and recall of the words, wherever they stand, against the
-    best of several references (Rajpurkar et al. 2016).
-    """
-
-    def agreement(text: str, reference: str) -> float:
-        found, wanted = Counter(squad_words(text)), Counter(squad_words(reference))
-        if not (found and wanted):
-            return float(found == wanted)
-        return 2 * (found & wanted).total() / (found.total() + wanted.total())
-
-    scores = [
-        max(agreement(text, each) for each in several)
-        for text, several in pair_up(predictions, references)
-    ]
-    return {"f1": float(np.mean(scores))}
-
-
-def perplexity(
-    predictions: list[str],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    add_start_token: bool = True,
-) -> dict[str, object]:
-    """Compute the perplexity of each text under a model, and the mean of them.
-
-    It is the exponential of the mean negative log-likelihood of a text's tokens. With a start
-    token, where the tokenizer has one, each is counted, else all but the first. No other
-    special token is added. Raises `ScriptError` for a text of which nothing can be predicted.
-    """
-    if not predictions:
-        raise ScriptError("perplexity: there is no text")
-    perplexities = []
-    for text in predictions:  # one by one: so no text depends on how long the others are
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if add_start_token and tokenizer.bos_token_id is not None:
-            tokens = [tokenizer.bos_token_id, *tokens]
-        if len(tokens) < 2:
-            raise ScriptError(f"perplexity: there is nothing to predict in {text!r}")
-        inputs = torch.tensor([tokens], device=model.device)  # (1, time)
-        with torch.inference_mode():
-            logits = model(inputs).logits[0, :-1]  # (time - 1, vocabulary)
-        loss = torch.nn.functional.cross_entropy(logits, inputs[0, 1:])
-        perplexities.append(math.exp(loss))
-    return {"perplexities": perplexities, "mean_perplexity": float(np.mean(perplexities))}
-
-
-METRICS = {
-    function.__name__: function
-    for function in (bleu, sacrebleu, chrf, ter, rouge, meteor, exact_match, f1, perplexity)
+METRICS = {  # in which file the function of each stands
+    **dict.fromkeys(("bleu", "sacrebleu", "chrf"), "common"),  # of two tasks
+    "perplexity": "task11",
+    **dict.fromkeys(("rouge", "meteor", "ter", "exact_match", "f1"), "task13"),
 }
 
 
@@ -1538,13 +1378,14 @@ def load_metric(name: str) -> evaluate.Metric:
     """Return the metric of this name with the interface of evaluate, but computed right here.
 
     `evaluate.load` would fetch a program from the Hub and run it. What `compute` takes and
-    returns is told by the function of this name, above, which does without the seconds that it
-    takes to import evaluate.
+    returns is told by the function of this name, which the scripts call themselves: it does
+    without the seconds that it takes to import evaluate.
     """
     import datasets
     import evaluate
 
-    function, text = METRICS[name], datasets.Value("string")
+    function = getattr(importlib.import_module(METRICS[name]), name)
+    text = datasets.Value("string")
     features = [datasets.Features({"predictions": text})]
     if "references" in inspect.signature(function).parameters:
         kinds = (datasets.Sequence(text), text)  # several references, or one

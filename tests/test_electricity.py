@@ -212,7 +212,7 @@ def test_the_error_is_that_of_every_window(waves: TensorDataset) -> None:
     with torch.no_grad():
         predictions = np.array([model(window[None]).item() for window in inputs])
     expected = np.mean((predictions - targets.numpy()) ** 2)
-    assert common.mean_loss(model, waves) == pytest.approx(expected, rel=1e-5)
+    assert task02.mean_loss(model, waves) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_model_that_does_not_train_on_a_device_goes_to_the_cpu(
@@ -229,7 +229,7 @@ def test_a_model_that_does_not_train_on_a_device_goes_to_the_cpu(
     assert capsys.readouterr().err.endswith(expected)
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
     assert placed.tensors[0].device.type == "cpu"
-    assert common.mean_loss(model, placed) > 0
+    assert task02.mean_loss(model, placed) > 0
 
 
 def test_task02_prints_each_epoch_and_repeats_itself(

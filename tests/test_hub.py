@@ -748,7 +748,7 @@ def test_without_a_start_token_the_first_one_is_not_counted(t5: Pair, gpt2: Pair
     model, _ = gpt2
     tokenizer = AutoTokenizer.from_pretrained(gpt2[1].name_or_path)
     tokenizer.bos_token = None
-    found = common.perplexity([task11.PROMPT], model, tokenizer)
+    found = task11.perplexity([task11.PROMPT], model, tokenizer)
     assert found["perplexities"] == pytest.approx(
         reference_perplexities(gpt2, [task11.PROMPT], start=False), rel=1e-4
     )
