@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -35,13 +35,14 @@ from itertools import zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 if TYPE_CHECKING:
     import evaluate
     import pandas as pd
+    import torch
     from matplotlib.figure import Figure
     from torch.utils.data import TensorDataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -90,7 +91,7 @@ def number(lowest: float, highest: float) -> Callable[[str], float]:
     return read
 
 
-OPTIONS = {  # the words that mean the same in every script
+OPTIONS: dict[str, dict[str, Any]] = {  # the words that mean the same in every script
     "--seed": {  # up to the largest that NumPy takes
         "type": whole_number(0, 2**32 - 1),
         "default": 0,
@@ -411,7 +412,7 @@ def read_csv(path: Path, **options: object) -> pd.DataFrame:
         raise ScriptError(f"{path}: not a CSV file ({brief(error)})") from error
 
 
-def read_jsonl(path: Path, **kinds: type) -> list[dict[str, object]]:
+def read_jsonl(path: Path, **kinds: type) -> list[dict[str, Any]]:
     """Read a file with one JSON object a line, each with these keys and values of these kinds.
 
     Raises `ScriptError` naming file and line of the first that is something else.
@@ -1077,12 +1078,12 @@ def encode(
         own.update(inspect.getsource(pool).encode())
         paths[name] = RESULTS / "features" / f"{own.hexdigest()[:32]}.npy"
     kept = {name: load_array(path) for name, path in paths.items()}
-    if missing := {name: pools[name] for name, features in kept.items() if features is None}:
-        for name, features in compute_features(model, ids, missing).items():
-            with complete_file(paths[name]) as beside:
-                np.save(beside, features)
-            kept[name] = features
-    return kept
+    missing = {name: pools[name] for name, features in kept.items() if features is None}
+    computed = compute_features(model, ids, missing) if missing else {}
+    for name, features in computed.items():
+        with complete_file(paths[name]) as beside:
+            np.save(beside, features)
+    return {name: features for name, features in (kept | computed).items() if features is not None}
 
 
 def load_array(path: Path) -> np.ndarray | None:
@@ -1225,7 +1226,7 @@ def generate(
     prompt: str,
     *,
     with_prompt: bool = False,
-    **settings: object,
+    **settings: Any,
 ) -> str:
     """Return what the model writes after the prompt, without special tokens.
 
@@ -1243,7 +1244,7 @@ def generate_tokens(
     prompt: str,
     *,
     special_tokens: bool = True,
-    **settings: object,
+    **settings: Any,
 ) -> tuple[torch.Tensor, int]:
     """Return the tokens that the model writes, (time,), and how many of them repeat the prompt.
 
@@ -1266,7 +1267,7 @@ def generate_tokens(
     return tokens, 0 if model.config.is_encoder_decoder else length
 
 
-def check_length(model: PreTrainedModel, length: int, settings: dict[str, object]) -> None:
+def check_length(model: PreTrainedModel, length: int, settings: dict[str, Any]) -> None:
     """Raise `ScriptError` if a model has not positions enough for this many tokens of a prompt.
 
     A decoder needs some for those that it writes, too; T5 has no positions, and no end of them.
@@ -1286,7 +1287,7 @@ def text_to_text(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     task: str,
-    **settings: object,
+    **settings: Any,
 ) -> str:
     """Summarise or translate as the pipeline for `task` of transformers 4 did; 5 has none.
 
@@ -1308,7 +1309,7 @@ def text_to_text(
 Reference = str | list[str]  # the right text, or several of which each would be
 
 
-def pair_up(predictions: list[str], references: list[Reference]) -> list[tuple[str, list[str]]]:
+def pair_up(predictions: list[str], references: Sequence[Reference]) -> list[tuple[str, list[str]]]:
     """Put every prediction beside its references. Raises `ScriptError` where one has none."""
     if len(predictions) != len(references):
         raise ScriptError(f"{len(predictions)} predictions, but references for {len(references)}")
@@ -1318,7 +1319,7 @@ def pair_up(predictions: list[str], references: list[Reference]) -> list[tuple[s
     return list(zip(predictions, several, strict=True))
 
 
-def by_position(predictions: list[str], references: list[Reference]) -> list[list[str | None]]:
+def by_position(predictions: list[str], references: Sequence[Reference]) -> list[list[str | None]]:
     """Return the first reference of every prediction, the second of every, and so on.
 
     sacrebleu wants them so, and None where a prediction has fewer.
@@ -1327,7 +1328,7 @@ def by_position(predictions: list[str], references: list[Reference]) -> list[lis
     return [list(column) for column in zip_longest(*(several for _, several in pairs))]
 
 
-def bleu(predictions: list[str], references: list[Reference]) -> dict[str, object]:
+def bleu(predictions: list[str], references: Sequence[Reference]) -> dict[str, Any]:
     """Compute BLEU as a share: its geometric mean of n-gram precisions is not smoothed.
 
     Words are split as the WMT13a script did, counts are summed over all texts (Papineni et al.
@@ -1343,7 +1344,7 @@ def bleu(predictions: list[str], references: list[Reference]) -> dict[str, objec
     return {"bleu": score.bp * mean, "precisions": precisions, "brevity_penalty": score.bp}
 
 
-def sacrebleu(predictions: list[str], references: list[Reference]) -> dict[str, object]:
+def sacrebleu(predictions: list[str], references: Sequence[Reference]) -> dict[str, object]:
     """Compute BLEU from 0 to 100, smoothed so that a precision of nothing is not all (Post 2018).
 
     Without a single word in common it is 0 all the same.
@@ -1351,13 +1352,13 @@ def sacrebleu(predictions: list[str], references: list[Reference]) -> dict[str, 
     return sacrebleu_score("BLEU", predictions, references)
 
 
-def chrf(predictions: list[str], references: list[Reference]) -> dict[str, object]:
+def chrf(predictions: list[str], references: Sequence[Reference]) -> dict[str, object]:
     """Compute chrF2 from 0 to 100: common sequences of up to six characters (Popović 2015)."""
     return sacrebleu_score("CHRF", predictions, references)
 
 
 def sacrebleu_score(
-    name: str, predictions: list[str], references: list[Reference]
+    name: str, predictions: list[str], references: Sequence[Reference]
 ) -> dict[str, object]:
     """Compute a metric of sacrebleu; its signature says all that the score depends on."""
     import sacrebleu.metrics
@@ -1395,13 +1396,13 @@ def load_metric(name: str) -> evaluate.Metric:
         def _info(self) -> evaluate.MetricInfo:
             return evaluate.MetricInfo(description=function.__doc__, citation="", features=features)
 
-        def compute(self, **arguments: object) -> dict[str, object]:
+        def compute(self, **arguments: Any) -> dict[str, Any]:
             """Compute as evaluate does, which by itself trips over an empty list."""
             if arguments.get("references") is not None:
                 pair_up(arguments["predictions"], arguments["references"])
             return super().compute(**arguments)
 
-        def _compute(self, **arguments: object) -> dict[str, object]:
+        def _compute(self, **arguments: Any) -> dict[str, Any]:
             return function(**arguments)
 
     Metric.__name__ = name

@@ -32,7 +32,7 @@ from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -61,7 +61,10 @@ COPY = 20  # characters in a row that are unlikely to be the same by chance
 WEIGHTS, STATE = "weights.safetensors", "state.pt"  # the best weights; all that --resume needs
 
 
-def size(default: float, text: str) -> float:
+Number = TypeVar("Number", int, float)
+
+
+def size(default: Number, text: str) -> Number:
     """Make a field of `Config`, of which `parse` makes an option with this help text."""
     return field(default=default, metadata={"help": text})
 
@@ -79,7 +82,6 @@ class Config:
     dropout: float = size(0.2, "share of channels dropped; with less the text is learnt by heart")
     muon_rate: float = size(0.02, "learning rate of the layers' matrices, by Muon")
     adam_rate: float = size(0.003, "learning rate of embeddings and head, by AdamW")
-    seed: int = 0
     seed: int = 0
 
 
@@ -395,7 +397,7 @@ class Training:
         from tqdm import tqdm
 
         config, main = self.config, self.accelerator.is_main_process
-        first = self.history[-1][0] if self.history else 0
+        first = int(self.history[-1][0]) if self.history else 0
         measured = {config.steps * n // EVALUATIONS for n in range(1, EVALUATIONS + 1)}
         losses, began = [], time.perf_counter()
         with tqdm(total=config.steps, initial=first, disable=not main) as bar:
@@ -580,7 +582,7 @@ def eleven_syllables(text: str) -> float:
 def rhyme(verse: str) -> str:
     """Return what a verse rhymes on: its letters from the last vowel but one, or a last accent."""
     letters = re.sub("[^a-z`]", "", plain(verse))
-    return re.search("[aeiou]`$|[aeiou][^aeiou`]*[aeiou]?[^aeiou`]*$|$", letters)[0]
+    return re.findall("[aeiou]`$|[aeiou][^aeiou`]*[aeiou]?[^aeiou`]*$|$", letters)[0]
 
 
 def terza_rima(text: str) -> float:

@@ -91,7 +91,11 @@ def all_layers(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> torch.Te
     return torch.cat([*means, *maxima], -1)
 
 
-POOLS = {"[CLS]": common.first_token, "mean": common.mean_token, "layers": all_layers}
+POOLS: dict[str, common.Pool] = {
+    "[CLS]": common.first_token,
+    "mean": common.mean_token,
+    "layers": all_layers,
+}
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -245,13 +249,13 @@ def choose(
 
     Returns it, and what it predicts for the validation and the test texts.
     """
-    best = (-1.0, 0.0, fit)
+    fitted = []
     for setting in settings:
         common.seed_everything(seed)
         predict = fit(inputs["train"], labels["train"], weighted, setting)
         accuracy = (predict(inputs["validation"]) == labels["validation"]).mean()
-        best = max(best, (accuracy, setting, predict), key=lambda each: each[0])
-    _, setting, predict = best
+        fitted.append((accuracy, setting, predict))
+    _, setting, predict = max(fitted, key=lambda each: each[0])
     return setting, predict(inputs["validation"]), predict(inputs["test"])
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import common
 from task11 import MODEL  # GPT-2, which the task names too
@@ -33,7 +33,7 @@ PROMPT = "Who knows if God exists, but for sure I"
 MAX_NEW_TOKENS = 80
 TEXTS, QUICK_TEXTS = 5, 1  # drawn for a setting, each with a seed of its own
 TEMPERATURES = (0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)
-SETTINGS = {"greedy": {}}
+SETTINGS: dict[str, dict[str, Any]] = {"greedy": {}}
 SETTINGS |= {f"temperature {t}": {"do_sample": True, "temperature": t} for t in TEMPERATURES}
 SETTINGS |= {  # both at temperature 1
     "top-k 50": {"do_sample": True, "top_k": 50},
@@ -73,11 +73,11 @@ def surprise(model: PreTrainedModel, tokens: torch.Tensor, start: int) -> tuple[
 
 
 def write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: object
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: Any
 ) -> tuple[torch.Tensor, int]:
     """Continue the prompt; return all tokens, (time,), and how many of them are the prompt's."""
-    length = {"max_new_tokens": MAX_NEW_TOKENS, "min_new_tokens": 2}  # two make a pair
-    return common.generate_tokens(model, tokenizer, PROMPT, **length, **settings)
+    settings |= {"max_new_tokens": MAX_NEW_TOKENS, "min_new_tokens": 2}  # two make a pair
+    return common.generate_tokens(model, tokenizer, PROMPT, **settings)
 
 
 def measure(model: PreTrainedModel, tokens: torch.Tensor, start: int) -> dict[str, float]:

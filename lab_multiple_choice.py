@@ -150,7 +150,7 @@ def choice_features(
 
     Both are means over tokens, of length 1.
     """
-    asked = np.repeat(np.arange(len(questions)), [len(each.choices) for each in questions])
+    asked = [place for place, question in enumerate(questions) for _ in question.choices]
     texts = [choice for question in questions for choice in question.choices]
     sides = []
     for side in ([question.text for question in questions], texts):
@@ -207,14 +207,14 @@ def rank(
     features: dict[str, np.ndarray], questions: dict[str, list[Question]], seed: int
 ) -> dict[str, Scores]:
     """Train rankers; return the scores of the one that is right most often in validation."""
-    best = (-1.0, {})
+    rankers = []
     for dropout in DROPOUT:
         common.seed_everything(seed)
         score = train_ranker(features["train"], questions["train"], dropout)
         scores = {name: per_question(score(features[name]), questions[name]) for name in questions}
         right = accuracy(scores["validation"], questions["validation"])
-        best = max(best, (right, scores), key=lambda each: each[0])
-    return best[1]
+        rankers.append((right, scores))
+    return max(rankers, key=lambda each: each[0])[1]
 
 
 def joint_scores(

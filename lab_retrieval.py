@@ -34,6 +34,7 @@ import common
 
 if TYPE_CHECKING:
     import torch
+    from bm25s.tokenization import Tokenized
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 else:
     torch = common.LazyModule("torch")
@@ -90,13 +91,13 @@ def read_collection(folder: Path | None) -> Collection:
         claims = common.read_jsonl(folder / "queries.jsonl", _id=str, text=str)
     places = {row["_id"]: place for place, row in enumerate(documents)}
     numbers = {row["_id"]: number for number, row in enumerate(claims)}
-    qrels = {}
+    qrels: dict[str, Qrels] = {}
     for split in ("train", "test"):
         if folder is None:
             where, table = JUDGEMENTS.name, common.hub_table(JUDGEMENTS, split).astype(str)
         else:
-            where = folder / "qrels" / f"{split}.tsv"
-            table = common.read_csv(where, sep="\t")
+            path = folder / "qrels" / f"{split}.tsv"
+            where, table = str(path), common.read_csv(path, sep="\t")
         if list(table.columns) != ["query-id", "corpus-id", "score"]:
             raise common.ScriptError(f"{where}: the columns are not query-id, corpus-id, score")
         qrels[split] = {}
@@ -176,7 +177,7 @@ def mean_ndcg(scores: np.ndarray, qrels: Qrels) -> float:
     return float(np.mean([ndcg(top, each) for top, each in zip(tops, qrels.values(), strict=True)]))
 
 
-def split_words(texts: list[str], **options: bool) -> object:
+def split_words(texts: list[str], **options: bool) -> Tokenized | list[list[str]]:
     """Split texts into words without endings, so that `cells` is `cell`; leave out the commonest.
 
     Returns what bm25s indexes, or with `return_ids=False` a list of words for each text.
@@ -188,7 +189,7 @@ def split_words(texts: list[str], **options: bool) -> object:
     return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False, **options)
 
 
-def bm25(words: object, claims: list[str], k1: float, b: float) -> np.ndarray:
+def bm25(words: Tokenized, claims: list[str], k1: float, b: float) -> np.ndarray:
     """Return the score of every document for every claim (Robertson and Zaragoza 2009).
 
     `words` are the documents', from `split_words`; the scores are (claim, document). A claim that
@@ -203,7 +204,7 @@ def bm25(words: object, claims: list[str], k1: float, b: float) -> np.ndarray:
     return np.stack([index.get_scores(claim) if claim else nothing for claim in asked])
 
 
-def choose_bm25(words: object, claims: list[str], qrels: Qrels) -> tuple[float, float]:
+def choose_bm25(words: Tokenized, claims: list[str], qrels: Qrels) -> tuple[float, float]:
     """Return the k1 and b with the best nDCG@10 on the claims of `qrels`; for words see `bm25`."""
     asked = [claims[claim] for claim in qrels]
     return max(product(K1, B), key=lambda pair: mean_ndcg(bm25(words, asked, *pair), qrels))
@@ -225,7 +226,7 @@ def standardise(scores: np.ndarray) -> np.ndarray:
 def reciprocal_ranks(*several: np.ndarray) -> np.ndarray:
     """Return the sum of 1 / (60 + rank) over these scores (Cormack, Clarke and Büttcher 2009)."""
     ranks = [best_documents(scores, scores.shape[1]).argsort(1) + 1 for scores in several]
-    return sum(1 / (RANK_CONSTANT + each) for each in ranks)
+    return np.sum([1 / (RANK_CONSTANT + each) for each in ranks], axis=0)
 
 
 def weighted_sum(words: np.ndarray, meaning: np.ndarray, weight: float) -> np.ndarray:
@@ -277,9 +278,9 @@ def train_encoder(
 
     def loss(batch: list[int]) -> torch.Tensor:
         claims, right = zip(*(pairs[number] for number in batch), strict=True)
-        places = {*right, *(int(random.choice(hard[claim])) for claim in claims if hard[claim])}
-        places = sorted(places, key=lambda place: (len(read[place]), place))  # little to pad
-        few = [places[start : start + 8] for start in range(0, len(places), 8)]  # a cache's fill
+        wrong = {int(random.choice(hard[claim])) for claim in claims if hard[claim]}
+        places = sorted({*right, *wrong}, key=lambda place: (len(read[place]), place))
+        few = [places[start : start + 8] for start in range(0, len(places), 8)]  # little to pad
         documents = torch.cat([directions([read[place] for place in part]) for part in few])
         logits = directions([asked[claim] for claim in claims]) @ documents.T / TEMPERATURE
         for row, claim in enumerate(claims):  # what is relevant too is not to be pushed away

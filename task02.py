@@ -17,7 +17,7 @@ after 3 times 105,088, (315,264 * 0.102 + 34,944 * 0.041) / 350,208 = 0.096.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import common
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.data import TensorDataset
 
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "epochs": 3,  # the statement's
     "batch_size": 32,  # the statement's
     "learning_rate": 1e-4,  # the statement's

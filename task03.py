@@ -19,7 +19,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DAY = common.READINGS_PER_DAY
 REACH = 28 * DAY + 1  # readings before a target that a model may look at: four weeks
 VALIDATION_SHARE = 0.15  # of the training samples, the latest: July to December 2013
-TRAINING = {"epochs": 16, "batch_size": 256, "learning_rate": 2e-3}  # of the MLPs
+TRAINING: dict[str, Any] = {"epochs": 16, "batch_size": 256, "learning_rate": 2e-3}  # of the MLPs
 HIDDEN_SIZE = 128  # of each of an MLP's two hidden layers
 TREES, TREE_RATE = 300, 0.05  # gradient boosting: three times the trees, half the default rate
 HORIZONS = (1, 4, 24, 96)  # quarter-hours ahead at which the fed-back error is measured
@@ -118,7 +118,7 @@ def make_inputs(samples: Samples, experiment: Experiment) -> tuple[np.ndarray, n
     offsets = set(range(-experiment.readings, 0))
     offsets |= {near - DAY * day for day in experiment.past_days for near in (-1, 0, 1)}
     inputs = samples.past[:, sorted(offsets)]  # (rows, offsets), a copy; the last is column -1
-    base = inputs[:, -1] * experiment.change  # (rows,)
+    base: np.ndarray = inputs[:, -1] * experiment.change  # (rows,)
     inputs[:, :-1] -= base[:, None]  # with `change`, only the last reading keeps its level
     if experiment.calendar:
         angle = 2 * np.pi * (samples.times.hour * 60 + samples.times.minute).to_numpy() / 1440
@@ -145,7 +145,7 @@ class Forecaster:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self.model = None  # "oldest" needs none
+        self.model: Any = None  # "oldest" needs none
 
     def fit(self, samples: Samples, quick: bool, seed: int, device: torch.device) -> Forecaster:
         """Train on the samples."""
@@ -266,7 +266,7 @@ def run_experiments(
     def add_row(name: str, experiment: Experiment, known: Samples, unknown: Samples | None) -> None:
         start = time.perf_counter()
         forecaster = Forecaster(experiment).fit(known, quick, seed, device)
-        seconds, error = time.perf_counter() - start, None
+        seconds, error = time.perf_counter() - start, np.nan
         if unknown:
             error = mean_squared_error(unknown.targets, forecaster.predict(unknown))
             common.note(f"{name}: validation MSE {error:.4f} after {seconds:.1f} s")

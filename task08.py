@@ -13,7 +13,7 @@ statement shows `num_rows: 1` for the test data, which have two rows: 2 is right
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import common
 
@@ -31,7 +31,7 @@ SETTINGS = {
     "max_length": 20,  # tokens; of these texts one is longer, by a few
     "return_token_type_ids": False,  # there is no second text that they would mark
 }
-TRAIN_DATA = {
+TRAIN_DATA: dict[str, Any] = {
     "text": [
         "I'm really upset with the delays on delivering this item. Where is it?",
         "The support I've had on this issue has been terrible and really unhelpful. "
@@ -41,7 +41,7 @@ TRAIN_DATA = {
     ],
     "label": [1, 1, 0, 0],
 }
-TEST_DATA = {
+TEST_DATA: dict[str, Any] = {
     "text": ["You charged me twice for the one item. I need a refund.", "Very good - thank you!"],
     "label": [1, 0],
 }

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         probabilities = classify(model, tokenizer, build_prompt(TEXT, EXAMPLES[:shots]))
         shown = ", ".join(f"{label} {p:.4f}" for label, p in probabilities.items())
         print(f"{shots} examples: {shown}", file=sys.stderr)
-    print(max(probabilities, key=probabilities.get).upper())
+    print(max(probabilities, key=probabilities.__getitem__).upper())
     return 0
 
 

@@ -16,6 +16,7 @@ both sentences together, of 0.8628.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import common
 
@@ -30,7 +31,7 @@ REFERENCES_2 = [
 ]
 
 
-def measure(name: str, predictions: list[str], references: list[list[str]]) -> float:
+def measure(name: str, predictions: list[str], references: Sequence[common.Reference]) -> float:
     """Return BLEU as a share; show other metrics, and what they depend on, on standard error."""
     for metric in (common.sacrebleu, common.chrf):
         result = metric(predictions, references)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from string import punctuation
 
 import numpy as np
@@ -64,7 +65,7 @@ class UnicodeWords:
         return re.findall(r"[^\W_]+", text.lower())
 
 
-def rouge(predictions: list[str], references: list[common.Reference]) -> dict[str, float]:
+def rouge(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, float]:
     """Compute the F-measures of ROUGE-1, -2, -L and -Lsum as shares, means over texts (Lin 2004).
 
     They compare words, pairs of words, the longest common subsequence of words, and that of
@@ -111,7 +112,7 @@ def find_wordnet() -> object:
         return NoWordNet
 
 
-def meteor(predictions: list[str], references: list[common.Reference]) -> dict[str, float]:
+def meteor(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, float]:
     """Compute METEOR as a share, the mean over texts (Banerjee and Lavie 2005).
 
     Words agree if they, their stems or their meanings (WordNet) are the same; recall counts nine
@@ -130,7 +131,7 @@ def meteor(predictions: list[str], references: list[common.Reference]) -> dict[s
     return {"meteor": float(np.mean(scores))}
 
 
-def ter(predictions: list[str], references: list[common.Reference]) -> dict[str, object]:
+def ter(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, object]:
     """Compute the translation edit rate: edits for 100 words of the reference (Snover et al. 2006).
 
     The fewer the better, 0 for the same text; it can be above 100.
@@ -144,7 +145,7 @@ def squad_words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
-def exact_match(predictions: list[str], references: list[common.Reference]) -> dict[str, float]:
+def exact_match(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, float]:
     """Compute the share of predictions that are one of their references in every word.
 
     Case, punctuation and articles do not count (Rajpurkar et al. 2016).
@@ -156,7 +157,7 @@ def exact_match(predictions: list[str], references: list[common.Reference]) -> d
     return {"exact_match": float(np.mean(hits))}
 
 
-def f1(predictions: list[str], references: list[common.Reference]) -> dict[str, float]:
+def f1(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, float]:
     """Compute the F1 of the words of each prediction, and the mean over them, as a share.
 
     It is the harmonic mean of precision and recall of the words, wherever they stand, against the
