@@ -70,11 +70,12 @@ def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
     """Make the reader of an option that takes a whole number in this range, ends included."""
 
     def read(text: str) -> int:
-        if not (text.isdecimal() and lowest <= int(text) <= highest):
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not a whole number from {lowest} to {highest}"
-            )
-        return int(text)
+        with contextlib.suppress(ValueError):  # int's word for thousands of digits
+            if text.isdecimal() and lowest <= int(text) <= highest:
+                return int(text)
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from {lowest} to {highest}"
+        )
 
     return read
 
