@@ -406,11 +406,14 @@ def read_csv(path: Path, **options: object) -> pd.DataFrame:
 
     text = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
-        return pd.read_csv(path, encoding="utf-8-sig", **text, **options)
+        table = pd.read_csv(path, encoding="utf-8-sig", **text, **options)
     except pd.errors.EmptyDataError as error:
         raise ScriptError(f"{path}: the file is empty") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ScriptError(f"{path}: not a CSV file ({brief(error)})") from error
+    if not isinstance(table.index, pd.RangeIndex):  # of the first cells, where there are too many
+        raise ScriptError(f"{path}: not a CSV file (row 2 has more cells than there are columns)")
+    return table
 
 
 def read_jsonl(path: Path, **kinds: type) -> list[dict[str, Any]]:
