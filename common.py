@@ -423,13 +423,14 @@ def read_jsonl(path: Path, **kinds: type) -> list[dict[str, Any]]:
     """
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with path.open(encoding="utf-8-sig") as file:
+            lines = list(file)  # str.splitlines would cut a text at U+2028 and others too
     except UnicodeDecodeError as error:
         raise ScriptError(f"{path}: not a text file in UTF-8") from error
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the last: brackets in brackets in ...
             raise ScriptError(f"{path}: line {number} is not JSON ({error})") from error
         for key, kind in kinds.items():
             if not (isinstance(row, dict) and isinstance(row.get(key), kind)):
