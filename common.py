@@ -433,7 +433,7 @@ def read_jsonl(path: Path, **kinds: type) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:  # the last: brackets in brackets in ...
             raise ScriptError(f"{path}: line {number} is not JSON ({error})") from error
         for key, kind in kinds.items():
-            if not (isinstance(row, dict) and isinstance(row.get(key), kind)):
+            if not (isinstance(row, dict) and type(row.get(key)) is kind):
                 raise ScriptError(f"{path}: line {number} has no {key!r} that is a {kind.__name__}")
         rows.append(row)
     if not rows:
