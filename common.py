@@ -1081,20 +1081,19 @@ def encode(
     for name, pool in pools.items():
         own = content.copy()
         own.update(inspect.getsource(pool).encode())
-        paths[name] = RESULTS / "features" / f"{own.hexdigest()[:32]}.npy"
-    kept = {name: load_array(path) for name, path in paths.items()}
+        paths[name] = RESULTS / "features" / f"{own.hexdigest()[:32]}.safetensors"
+    kept = {name: load_features(path) for name, path in paths.items()}
     missing = {name: pools[name] for name, features in kept.items() if features is None}
     computed = compute_features(model, ids, missing) if missing else {}
     for name, features in computed.items():
-        with complete_file(paths[name]) as beside:
-            np.save(beside, features)
+        save_weights(paths[name], {"features": torch.from_numpy(features)}, {})
     return {name: features for name, features in (kept | computed).items() if features is not None}
 
 
-def load_array(path: Path) -> np.ndarray | None:
-    """Return the array that a file holds, or None if there is no such file, or a damaged one."""
-    with contextlib.suppress(FileNotFoundError, ValueError, EOFError):
-        return np.load(path)
+def load_features(path: Path) -> np.ndarray | None:
+    """Return what `encode` kept in a file, or None if there is no such file, or a damaged one."""
+    with contextlib.suppress(FileNotFoundError, ValueError, LookupError):
+        return load_weights(path, torch.device("cpu"))[0]["features"].numpy()
     return None
 
 
