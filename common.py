@@ -1001,6 +1001,18 @@ def add_head(
     return model.to(device)
 
 
+BROKEN = (  # what a damaged or senseless file of a checkpoint makes transformers raise
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    UnpicklingError,
+)
+
+
 def load_tokenizer(folder: Path, kind: str = "AutoTokenizer") -> PreTrainedTokenizerBase:
     """Load a tokenizer, of this class of transformers. Raises `ScriptError` if it is broken."""
     if not has_tokenizer(folder):  # transformers would make one that knows no word
@@ -1012,7 +1024,7 @@ def load_tokenizer(folder: Path, kind: str = "AutoTokenizer") -> PreTrainedToken
         warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
         try:
             return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        except BROKEN as error:
             raise ScriptError(f"{folder}: its tokenizer is broken ({brief(error)})") from error
 
 
@@ -1023,6 +1035,7 @@ def load_model(folder: Path, kind: str, device: torch.device) -> PreTrainedModel
     transformers would draw the missing weights at random.
     """
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     transformers.logging.set_verbosity_error()
@@ -1034,11 +1047,11 @@ def load_model(folder: Path, kind: str, device: torch.device) -> PreTrainedModel
         model, report = getattr(transformers, kind).from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        heads = [] if kind == "AutoModel" else list(map(str, model.config.architectures or []))
+    except (*BROKEN, SafetensorError, StrictDataclassError) as error:
         raise ScriptError(f"{folder}: not a checkpoint for {kind} ({brief(error)})") from error
     if missing := sorted(report["missing_keys"]):
         raise ScriptError(f"{folder}: not a checkpoint for {kind}, it has no {missing[0]}")
-    heads = [] if kind == "AutoModel" else model.config.architectures or []
     for name in heads:  # a classifier may lack nothing and yet be no translator
         if name.endswith(("Classification", "Answering")) and name != type(model).__name__:
             raise ScriptError(f"{folder}: not a checkpoint for {kind}, but a {name}")
