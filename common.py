@@ -430,6 +430,7 @@ def read_jsonl(path: Path, **kinds: type) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
         except (ValueError, RecursionError) as error:  # the last: brackets in brackets in ...
             raise ScriptError(f"{path}: line {number} is not JSON ({error})") from error
         for key, kind in kinds.items():
