@@ -1123,9 +1123,15 @@ def digest(model: PreTrainedModel, *others: object) -> hashlib._Hash:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], longest: int = LONGEST_FEATURE_TEXT
 ) -> list[list[int]]:
-    """Return the tokens of each text, special ones included, cut after the `longest`."""
+    """Return the tokens of each text, special ones included, cut after the `longest`.
+
+    Raises `ScriptError` for a text of which none are made.
+    """
     longest = min(longest, tokenizer.model_max_length)
-    return tokenizer(texts, truncation=True, max_length=longest)["input_ids"] if texts else []
+    ids = tokenizer(texts, truncation=True, max_length=longest)["input_ids"] if texts else []
+    if not all(ids):
+        raise ScriptError(f"the tokenizer makes no token of the text {texts[ids.index([])]!r}")
+    return ids
 
 
 def pad(ids: list[list[int]], device: torch.device) -> dict[str, torch.Tensor]:
