@@ -166,8 +166,11 @@ def reciprocal_rank(ranking: np.ndarray, relevant: dict[int, int], depth: int = 
 def best_documents(scores: np.ndarray, depth: int = DEPTH) -> np.ndarray:
     """Return the places of the documents with the highest scores, best first; ties in order."""
     depth = min(depth, scores.shape[-1])
-    top = np.argpartition(-scores, depth - 1, axis=-1)[..., :depth]  # sorting all takes longer
-    order = np.lexsort((top, -np.take_along_axis(scores, top, -1)), axis=-1)
+    last = np.partition(scores, -depth, axis=-1)[..., -depth, None]  # sorting all takes longer
+    above, level = scores > last, scores == last
+    first = level.cumsum(-1) <= depth - above.sum(-1, keepdims=True)  # of those that tie
+    top = np.nonzero(above | level & first)[-1].reshape(*scores.shape[:-1], depth)
+    order = np.argsort(-np.take_along_axis(scores, top, -1), axis=-1, kind="stable")
     return np.take_along_axis(top, order, -1)
 
 
