@@ -77,6 +77,11 @@ class Collection:
         return [f"{t} {a}" for t, a in zip(self.titles, self.abstracts, strict=True)]
 
 
+def is_score(text: str) -> bool:
+    """Tell whether a text is a whole number that may be a score."""
+    return text.isdecimal() and len(text) < 10
+
+
 def read_collection(folder: Path | None) -> Collection:
     """Read a collection in BEIR's form from a folder, or SciFact from the Hub.
 
@@ -102,7 +107,7 @@ def read_collection(folder: Path | None) -> Collection:
             raise common.ScriptError(f"{where}: the columns are not query-id, corpus-id, score")
         qrels[split] = {}
         for row, (claim, document, score) in enumerate(table.itertuples(index=False), start=2):
-            if claim not in numbers or document not in places or not score.isdecimal():
+            if claim not in numbers or document not in places or not is_score(score):
                 raise common.ScriptError(
                     f"{where}: row {row}: no claim {claim!r}, no document {document!r}, or no "
                     f"score {score!r}"
