@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import common
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for each other are slow on a busy machine
+# HYPOTHESIS_PROFILE=deep tries thirty times as many examples of every property, and others
+# each time. A busy machine has no deadlines.
+settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True)
+settings.register_profile("deep", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 ROOT = Path(common.__file__).parent
 NOBODY = "http://127.0.0.1:9"  # listens there
 Pair = tuple["torch.nn.Module", object]  # a model and its tokenizer
