@@ -456,28 +456,6 @@ def test_the_measures_are_torchmetrics_s(seed: int) -> None:
     assert lab_retrieval.reciprocal_rank(ranking, relevant) == pytest.approx(rank, abs=1e-6)
 
 
-def test_bm25_is_its_formula() -> None:
-    documents = ["red apples and red pears", "green apples", "yellow lemons, sour lemons, ripe"]
-    claims = ["a red apple", "sour", "the of and"]
-    k1, b = 1.5, 0.75
-    words = [["red", "appl", "red", "pear"], ["green", "appl"]]
-    words.append(["yellow", "lemon", "sour", "lemon", "ripe"])
-    mean = sum(map(len, words)) / 3
-
-    def score(claim: list[str], document: list[str]) -> float:
-        total = 0.0
-        for word in claim:
-            having = sum(word in each for each in words)
-            rarity = np.log(1 + (3 - having + 0.5) / (having + 0.5))
-            count = document.count(word)
-            total += rarity * count / (count + k1 * (1 - b + b * len(document) / mean))
-        return total
-
-    expected = [[score(claim, each) for each in words] for claim in (["red", "appl"], ["sour"], [])]
-    found = lab_retrieval.bm25(lab_retrieval.split_words(documents), claims, k1, b)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 def test_fusions_by_hand() -> None:
     words, meaning = np.array([[3.0, 1.0, 2.0]]), np.array([[0.1, 0.3, 0.2]])
     ranks = lab_retrieval.reciprocal_ranks(words, meaning)
