@@ -1014,6 +1014,24 @@ BROKEN = (  # what a damaged or senseless file of a checkpoint makes transformer
 )
 
 
+@dataclass
+class Refusal:
+    """Turns what `BROKEN` lists into a `ScriptError` that begins so.
+
+    And a bare `Exception`, which is all that the library tokenizers has for a damaged file.
+    """
+
+    beginning: str
+
+    def __enter__(self) -> None:
+        """Begin to watch."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Say what went wrong, if it is one of these."""
+        if isinstance(error, BROKEN) or (error and type(error) is Exception):
+            raise ScriptError(f"{self.beginning} ({brief(error)})") from error
+
+
 def load_tokenizer(folder: Path, kind: str = "AutoTokenizer") -> PreTrainedTokenizerBase:
     """Load a tokenizer, of this class of transformers. Raises `ScriptError` if it is broken."""
     if not has_tokenizer(folder):  # transformers would make one that knows no word
@@ -1023,10 +1041,8 @@ def load_tokenizer(folder: Path, kind: str = "AutoTokenizer") -> PreTrainedToken
     transformers.logging.set_verbosity_error()
     with warnings.catch_warnings():  # sacremoses is only for a method that nothing calls
         warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
-        try:
+        with Refusal(f"{folder}: its tokenizer is broken"):
             return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
-        except BROKEN as error:
-            raise ScriptError(f"{folder}: its tokenizer is broken ({brief(error)})") from error
 
 
 def load_model(folder: Path, kind: str, device: torch.device) -> PreTrainedModel:
@@ -1223,7 +1239,7 @@ def tune(
             bar.set_postfix({"loss": f"{value.item():.3f}"}, refresh=False)
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     """Return the beginning of an error's message, which may be pages long."""
     return str(error).strip().partition("\n")[0][:160]
 
