@@ -1002,33 +1002,26 @@ def add_head(
     return model.to(device)
 
 
-BROKEN = (  # what a damaged or senseless file of a checkpoint makes transformers raise
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    UnpicklingError,
-)
-
-
 @dataclass
 class Refusal:
-    """Turns what `BROKEN` lists into a `ScriptError` that begins so.
+    """Turns what a damaged or senseless checkpoint makes its libraries raise into a `ScriptError`.
 
-    And a bare `Exception`, which is all that the library tokenizers has for a damaged file.
+    Among that is a bare `Exception`: tokenizers has nothing else for a damaged file.
     """
 
-    beginning: str
+    beginning: str  # of the one line
 
     def __enter__(self) -> None:
         """Begin to watch."""
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Say what went wrong, if it is one of these."""
-        if isinstance(error, BROKEN) or (error and type(error) is Exception):
+        from huggingface_hub.errors import StrictDataclassError
+        from safetensors import SafetensorError
+
+        plain = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+        others = (RuntimeError, UnpicklingError, SafetensorError, StrictDataclassError)
+        if isinstance(error, plain + others) or type(error) is Exception:
             raise ScriptError(f"{self.beginning} ({brief(error)})") from error
 
 
@@ -1052,21 +1045,18 @@ def load_model(folder: Path, kind: str, device: torch.device) -> PreTrainedModel
     transformers would draw the missing weights at random.
     """
     import transformers
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    try:
-        if kind == "generator":
+    if kind == "generator":
+        with Refusal(f"{folder}: not a checkpoint for a {kind}"):
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
             kind = f"AutoModelFor{'Seq2Seq' if config.is_encoder_decoder else 'Causal'}LM"
+    with Refusal(f"{folder}: not a checkpoint for {kind}"):
         model, report = getattr(transformers, kind).from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
         heads = [] if kind == "AutoModel" else list(map(str, model.config.architectures or []))
-    except (*BROKEN, SafetensorError, StrictDataclassError) as error:
-        raise ScriptError(f"{folder}: not a checkpoint for {kind} ({brief(error)})") from error
     if missing := sorted(report["missing_keys"]):
         raise ScriptError(f"{folder}: not a checkpoint for {kind}, it has no {missing[0]}")
     for name in heads:  # a classifier may lack nothing and yet be no translator
