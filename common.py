@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -1087,7 +1087,7 @@ def encode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: list[str],
-    pools: dict[str, Pool],
+    pools: Mapping[str, Pool],
     longest: int = LONGEST_FEATURE_TEXT,
 ) -> dict[str, np.ndarray]:
     """Return the features that each of `pools` makes of every text: (text, feature), float32.
@@ -1156,7 +1156,7 @@ def pad(ids: list[list[int]], device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def compute_features(
-    model: PreTrainedModel, ids: list[list[int]], pools: dict[str, Pool]
+    model: PreTrainedModel, ids: list[list[int]], pools: Mapping[str, Pool]
 ) -> dict[str, np.ndarray]:
     """Return what `encode` does, for texts given as tokens, and keep nothing.
 

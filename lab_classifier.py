@@ -91,7 +91,7 @@ def all_layers(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> torch.Te
     return torch.cat([*means, *maxima], -1)
 
 
-POOLS: dict[str, common.Pool] = {
+POOLS = {
     "[CLS]": common.first_token,
     "mean": common.mean_token,
     "layers": all_layers,

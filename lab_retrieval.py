@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -58,7 +59,7 @@ TRAINING_TOKENS = 160  # of a document; reading on takes longer and is not worth
 HARD = 30  # of the documents that BM25 puts first, one of so many is a hard negative
 SHOWN = 5  # documents of an answer
 
-MEAN: dict[str, common.Pool] = {"mean": common.mean_token}
+MEAN = {"mean": common.mean_token}
 
 Qrels = dict[int, dict[int, int]]  # how relevant documents are to a claim, for those that are
 
@@ -373,7 +374,7 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = common.load_tokenizer(folder)
     model = common.load_model(folder, "AutoModel", common.select_device(arguments.device))
 
-    def cosine(pools: dict[str, common.Pool], texts: list[str]) -> list[np.ndarray]:
+    def cosine(pools: Mapping[str, common.Pool], texts: list[str]) -> list[np.ndarray]:
         """Encode texts and documents and return their cosines: (text, document) for each pool."""
         asked, read = (
             common.encode(model, tokenizer, x, pools, LONGEST) for x in (texts, documents)
