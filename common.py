@@ -10,6 +10,7 @@ Nothing heavy is imported at the top: torch takes two seconds and pandas half a 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import copy
 import ctypes
@@ -22,6 +23,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -138,6 +140,8 @@ def run(main: Callable[[], int]) -> int:
     `ScriptError`, or what the system refused (a full disk, a missing permission). 130 for Ctrl-C.
     Anything else is a bug and keeps its traceback.
     """
+    # Python takes up to a second to end, and has nothing left that Ctrl-C could stop
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         code = main()
         sys.stdout.flush()  # a full disk shows here, not after the last line of the script
