@@ -288,8 +288,11 @@ def download(url: str, sha256: str | None, path: Path) -> None:
         raise ScriptError(f"no answer from {url.split('/')[2]}")
     pooch.get_logger().setLevel("WARNING")
     fetch = pooch.HTTPDownloader(progressbar=True, timeout=30)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        pooch.retrieve(url, sha256 and f"sha256:{sha256}", path.name, path.parent, downloader=fetch)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            known = sha256 and f"sha256:{sha256}"
+            Path(pooch.retrieve(url, known, path.name, folder, downloader=fetch)).replace(path)
     except requests.RequestException as error:
         raise ScriptError(f"the download of {url} broke off: {error}") from error
     except ValueError as error:  # pooch's word for a digest that differs; it keeps no such file
