@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from shutil import copytree
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,8 +93,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        cut = len(content) // 2 if self.server.behaviour == "breaks off" else len(content)
-        self.wfile.write(content[:cut])
+        half = self.server.behaviour in ("breaks off", "stalls")
+        self.wfile.write(content[: len(content) // 2] if half else content)
+        if self.server.behaviour == "stalls":
+            self.rfile.read(1)  # until the other side is gone
 
     def log_message(self, *_: object) -> None:
         pass
@@ -115,6 +119,30 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, rows in (("train", slice(-6000, None)), ("test", slice(0, 1000))):
         frame = common.synthetic_electricity(split)[rows]
         frame.to_csv(folder / f"electricity_{split}.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def good(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder of data for every script, in which nothing is wrong."""
+    folder = tmp_path_factory.mktemp("good")
+    for script in ("task01", "task02", "task03"):
+        copytree(small_data, folder / script)
+    classifier, choice, retrieval = (
+        folder / name for name in ("lab_classifier", "lab_multiple_choice", "lab_retrieval")
+    )
+    for each in (classifier, choice, retrieval / "qrels"):
+        each.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        rows = "".join(f"{split} text {row},{row % 2}\n" for row in range(20))
+        (classifier / f"{split}.csv").write_text(f"text,label\n{rows}")
+        question = {"question": "Which one?", "choices": ["this", "that"], "answer": 1}
+        (choice / f"{split}.jsonl").write_text("\n".join([json.dumps(question)] * 20))
+        rows = "".join(f"c{row}\td{row}\t1\n" for row in range(10))
+        (retrieval / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    for name, letter in (("corpus", "d"), ("queries", "c")):
+        rows = [{"_id": f"{letter}{row}", "title": "", "text": "Some text."} for row in range(10)]
+        (retrieval / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -201,8 +203,32 @@ def test_a_failed_download_leaves_nothing_and_is_announced(
     line = only_line(capsys.readouterr().err, "synthetic")
     assert reason in line
     assert "--data DIR" in line
-    assert not (common.DATA / "electricity_consumption" / "electricity_test.csv").exists()
+    recordings = common.DATA / "electricity_consumption"
+    assert not (recordings / "electricity_test.csv").exists()
     assert not list(common.DATA.rglob("*tmp*"))
+    if behaviour in ("breaks off", "gone"):  # the next time with a network they are fetched
+        server.behaviour = "honest"
+        assert common.find_electricity() == recordings
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork on Windows")
+def test_a_killed_download_leaves_nothing_in_sight_and_the_next_one_is_whole(
+    server: Server,
+) -> None:
+    server.behaviour = "stalls"
+    process = multiprocessing.get_context("fork").Process(target=common.find_electricity)
+    process.start()
+    end = time.monotonic() + 60
+    while not server.requests:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    folder = common.DATA / "electricity_consumption"
+    assert not list(folder.glob("[!.]*"))
+    server.behaviour = "honest"
+    assert common.find_electricity() == folder
+    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted(server.files)
 
 
 def test_two_scripts_may_start_at_once(server: Server) -> None:

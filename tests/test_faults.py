@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -60,30 +59,6 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "a picture": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256))),
     "another row": partial(insert, b"\nnonsense\n"),
 }
-
-
-@pytest.fixture(scope="session")
-def good(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder of data for every script, in which nothing is wrong."""
-    folder = tmp_path_factory.mktemp("good")
-    for script in ("task01", "task02", "task03"):
-        copytree(small_data, folder / script)
-    classifier, choice, retrieval = (
-        folder / name for name in ("lab_classifier", "lab_multiple_choice", "lab_retrieval")
-    )
-    for each in (classifier, choice, retrieval / "qrels"):
-        each.mkdir(parents=True)
-    for split in ("train", "validation", "test"):
-        rows = "".join(f"{split} text {row},{row % 2}\n" for row in range(20))
-        (classifier / f"{split}.csv").write_text(f"text,label\n{rows}")
-        question = {"question": "Which one?", "choices": ["this", "that"], "answer": 1}
-        (choice / f"{split}.jsonl").write_text("\n".join([json.dumps(question)] * 20))
-        rows = "".join(f"c{row}\td{row}\t1\n" for row in range(10))
-        (retrieval / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
-    for name, letter in (("corpus", "d"), ("queries", "c")):
-        rows = [{"_id": f"{letter}{row}", "title": "", "text": "Some text."} for row in range(10)]
-        (retrieval / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
 
 
 class Loaded(BaseException):

@@ -241,7 +241,7 @@ class HubHandler(BaseHTTPRequestHandler):
         about = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
         if self.command == "GET":
             self.server.served.append(name)
-        if self.server.behaviour == "breaks off" and name == "model.safetensors":
+        if self.server.behaviour == "breaks off" and name.endswith((".safetensors", ".parquet")):
             self.send_response(200)
             for header, value in (about | {"Content-Length": str(len(content))}).items():
                 self.send_header(header, value)
@@ -389,6 +389,23 @@ def test_a_table_of_a_data_set_is_fetched_once(hub: Hub, tmp_path: Path) -> None
     assert common.hub_table(dataset, "train")["text"].tolist() == ["train 0", "train 1"]
     with pytest.raises(common.ScriptError, match="cannot be fetched"):
         common.hub_table(dataset, "test")
+
+
+def test_a_table_whose_download_broke_off_is_one_line_and_is_fetched_the_next_time(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between attempts
+    hub.kind, hub.name, hub.folder = "datasets", "someone/texts", tmp_path / "tables"
+    path = hub.folder / "default" / "train" / "0000.parquet"
+    path.parent.mkdir(parents=True)
+    table = pd.DataFrame({"text": [f"text {row}" for row in range(1000)]})
+    table.to_parquet(path)
+    dataset = common.HubDataset(hub.name, 3)
+    hub.behaviour = "breaks off"
+    with pytest.raises(common.ScriptError, match=r"cannot be fetched .*; run again"):
+        common.hub_table(dataset, "train")
+    hub.behaviour = "honest"
+    pd.testing.assert_frame_equal(common.hub_table(dataset, "train"), table)
 
 
 def test_a_data_set_that_cannot_be_had_is_one_line(cache: Path) -> None:

@@ -174,6 +174,9 @@ def test_the_embedded_verses_are_the_last_choice_and_announced(
     assert reason in line
     assert "--text FILE" in line
     assert not list((common.DATA / "dante").glob("*"))
+    if behaviour in ("breaks off", "gone"):  # the next time with a network it is fetched
+        archive.behaviour = "honest"
+        assert common.load_inferno() == POEM
 
 
 def test_the_embedded_verses_are_sixty_tercets_of_their_own(
