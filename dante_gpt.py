@@ -16,6 +16,7 @@ The trained weights and the loss curve, as a picture and as CSV, are kept in res
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import io
 import json
@@ -347,6 +348,7 @@ class Training:
         )
         self.forward = torch.compile(gpt) if device.type == "cuda" else gpt
         self.history: list[list[float]] = []  # steps done, training loss, validation loss
+        self.best: Weights = {}  # the average with the lowest validation loss
         digest, processes = hashlib.sha256(text.encode()).hexdigest(), accelerator.num_processes
         self.settings = {**asdict(config), "processes": processes, "text": digest}
 
@@ -427,12 +429,13 @@ class Training:
 
         The first time, what another run left in the folder is put aside.
         """
-        for path in (folder / WEIGHTS, folder / STATE):
-            if not self.history and path.exists():
+        for path in (folder / WEIGHTS, folder / STATE) if not self.history else ():
+            with contextlib.suppress(FileNotFoundError):
                 path.replace(path.with_name(f"previous-{path.name}"))
         if row[-1] < min((known[-1] for known in self.history), default=math.inf):
             about = {"config": json.dumps(asdict(self.config)), "characters": self.characters}
-            common.save_weights(folder / WEIGHTS, self.average, about)
+            self.best = {name: average.clone() for name, average in self.average.items()}
+            common.save_weights(folder / WEIGHTS, self.best, about)
         state = {
             name: getattr(self, name) for name in ("settings", "weights", "average", "momenta")
         }
@@ -457,6 +460,7 @@ class Training:
                     tensor.copy_(state[kind][name])
         self.adam.load_state_dict(state["adam"])
         self.history = state["history"]
+        self.best = read_weights(folder, self.accelerator.device)[0]
 
 
 def read_state(folder: Path) -> dict:
@@ -689,13 +693,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def write(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]:
-    """Continue the prompt with the weights of the run, character by character without end.
+def write(
+    arguments: argparse.Namespace, weights: Weights, config: Config, characters: str
+) -> Iterator[str]:
+    """Continue the prompt with the weights of a run, character by character without end.
 
     Without a prompt it continues the first of its characters, which in most texts ends a line.
     """
     torch.set_num_threads(1)  # a single character is too little work to share
-    weights, config, characters = read_weights(arguments.out_dir, device)
     prompt = encode(arguments.prompt or characters[0], characters)
     settings = arguments.temperature, arguments.top_k, arguments.seed
     return (characters[token] for token in generate(weights, config, prompt, *settings))
@@ -705,7 +710,8 @@ def main(argv: list[str] | None = None) -> int:
     """Count, train, write and judge; or only write."""
     arguments = parse(argv)
     if arguments.generate:
-        written = write(arguments, common.select_device(arguments.device))
+        device = common.select_device(arguments.device)
+        written = write(arguments, *read_weights(arguments.out_dir, device))
         print(arguments.prompt, end="")
         try:
             for character in islice(written, arguments.length):
@@ -760,8 +766,9 @@ def main(argv: list[str] | None = None) -> int:
     print_loss(
         f"GPT, {parameters / 1e6:.1f} M parameters", min(row[-1] for row in training.history)
     )
-    written = islice(write(arguments, device), max(JUDGED, arguments.length))
-    sample = arguments.prompt + "".join(written)
+    # from memory: in the folder another run may have put its own by now
+    written = write(arguments, training.best, config, training.characters)
+    sample = arguments.prompt + "".join(islice(written, max(JUDGED, arguments.length)))
     print(f"\n{sample[: len(arguments.prompt) + arguments.length]}\n")
     print_measures(sample, train, validation)
     draw_curve(training.history, counted, arguments.out_dir)
