@@ -15,10 +15,13 @@ and its tokenizer are kept in finetuned-customer-support-model/.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -100,20 +103,46 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     """
     from safetensors import SafetensorError
 
-    beside, before = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
-    for path in (beside, before):  # a run that was killed may have left them
-        shutil.rmtree(path, ignore_errors=True)
+    remove_leftovers(folder)
+    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     try:
-        model.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
-        if folder.exists():
-            folder.replace(before)
-        beside.replace(folder)
+        model.save_pretrained(new)
+        if tokenizer.is_fast:  # of what it fails to write, tokenizers says so with no error's name
+            text = tokenizer.backend_tokenizer.to_str(pretty=True)
+            (new / "tokenizer.json").write_text(text, encoding="utf-8")
+        tokenizer.save_pretrained(new)
+        put_in_place(new, folder, old)
     except SafetensorError as error:
         raise common.ScriptError(f"{folder}: not saved ({common.brief(error)})") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(before, ignore_errors=True)
+        with suppress(OSError):  # only where the new one did not take its place
+            old.replace(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what runs that were killed have left beside `folder`."""
+    import psutil
+
+    for path in folder.parent.iterdir():
+        left = re.fullmatch(rf"\.{re.escape(folder.name)}\.(\d+)\.(new|old)", path.name)
+        if left and not psutil.pid_exists(int(left[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def put_in_place(new: Path, folder: Path, old: Path) -> None:
+    """Rename `folder` to `old` and `new` to `folder`, though another run may do so just now."""
+    while True:
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            folder.replace(old)
+        try:
+            new.replace(folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else the other run was faster, and its model is now the one before
 
 
 def print_rows(
