@@ -740,6 +740,22 @@ def test_a_new_run_keeps_the_one_before(tmp_path: Path, whole: Path) -> None:
     assert (folder / "notes.txt").read_text() == "mine"
 
 
+def test_another_run_in_the_folder_does_not_change_what_is_written(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = Training.run
+
+    def run_beside_another(training: Training, folder: Path) -> None:
+        run(training, folder)
+        (folder / dante_gpt.WEIGHTS).unlink()  # as the other does, to put its own there
+
+    monkeypatch.setattr(Training, "run", run_beside_another)
+    assert run_here(*options(tmp_path / "run")) == 0
+    written = capsys.readouterr().out
+    assert run_here("--generate", "--out-dir", whole) == 0
+    assert capsys.readouterr().out.rstrip() in written
+
+
 def test_two_processes_share_the_work(tmp_path: Path, accelerator: object) -> None:
     config = Config(**{**vars(TINY), "dropout": 0.0})
     alone = train(config, tmp_path / "alone", accelerator).history

@@ -237,3 +237,22 @@ def test_a_killed_save_leaves_the_model_before_or_none(classifier: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "kept"]
     config = json.loads((tmp_path / "again" / "config.json").read_text())
     assert config["id2label"] == {"0": "low risk", "1": "high risk"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork on Windows")
+def test_two_runs_may_save_at_once(classifier: Path, tmp_path: Path) -> None:
+    model, tokenizer = tuned(classifier)
+
+    def save_often() -> None:
+        for _ in range(20):
+            task09.save(model, tokenizer, tmp_path / "kept")
+
+    pair = [multiprocessing.get_context("fork").Process(target=save_often) for _ in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join()
+    assert [process.exitcode for process in pair] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    common.load_model(tmp_path / "kept", task09.KIND, CPU)
+    common.load_tokenizer(tmp_path / "kept")
