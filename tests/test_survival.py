@@ -5,7 +5,7 @@ and the next plain run is as if nothing had happened. That a download breaks off
 stand-ins for the servers are: in test_data, test_inferno and test_hub.
 
     python -m pytest tests/test_survival.py               one case of each kind
-    python -m pytest -m slow tests/test_survival.py       every case of every script: ten minutes
+    python -m pytest -m slow tests/test_survival.py       every case of every script: minutes
 """
 
 from __future__ import annotations
@@ -73,12 +73,13 @@ READERS = tuple(script for script in SCRIPTS if script not in WRITERS)  # they w
 IMPORTERS = ("task01", "task03", "task09", "lab_retrieval")  # together they use all libraries
 MODEL_FOLDER = task09.FOLDER.name  # complete as a whole, and not only file by file
 CHANGING = {"task03": r" +\d+\.\d(?= )"}  # what of the output the clock decides: seconds
-LIBRARIES = ["pandas", "torch.utils.data", "torchmetrics.functional", "requests", "pooch", "tqdm"]
+LIBRARIES = ["pandas", "pooch", "requests", "torch.utils.data"]
 MORE_LIBRARIES = [  # that `REPRESENTATIVE` does without
     "accelerate", "bm25s", "datasets", "matplotlib.backends.backend_agg", "matplotlib.figure",
     "nltk", "rouge_score.rouge_scorer", "sacrebleu", "sentencepiece", "sklearn.ensemble",
     "sklearn.feature_extraction.text", "sklearn.linear_model", "sklearn.svm", "Stemmer",
-    "torch._dynamo", "transformers.models.distilbert.modeling_distilbert",
+    "torch._dynamo", "torchmetrics.functional",
+    "transformers.models.distilbert.modeling_distilbert",
     "transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama",
     "transformers.models.marian.modeling_marian", "transformers.models.t5.modeling_t5",
     "transformers.trainer",
@@ -272,7 +273,7 @@ def libraries(request: pytest.FixtureRequest) -> None:
     """Have the process from which scripts are forked import what the chosen cases need."""
     chosen = [item for item in request.session.items if item.path == request.path]
     slow = any(item.get_closest_marker("slow") for item in chosen)
-    names = LIBRARIES + MORE_LIBRARIES if slow else LIBRARIES
+    names = [*LIBRARIES, *MORE_LIBRARIES] if slow else LIBRARIES
     multiprocessing.get_context("forkserver").set_forkserver_preload(names)
 
 
