@@ -681,8 +681,8 @@ def test_a_wrong_path_is_answered_at_once(run_script: Run) -> None:
 
 
 def test_ctrl_c_keeps_the_best_and_still_writes(tmp_path: Path) -> None:
-    process = start(tmp_path, "--steps=3000")
-    read_until(process, "step 300:")
+    process = start(tmp_path, "--steps=1000")
+    read_until(process, "step 100:")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -756,6 +756,7 @@ def test_another_run_in_the_folder_does_not_change_what_is_written(
     assert capsys.readouterr().out.rstrip() in written
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path: Path, accelerator: object) -> None:
     config = Config(**{**vars(TINY), "dropout": 0.0})
     alone = train(config, tmp_path / "alone", accelerator).history

@@ -233,12 +233,15 @@ def test_a_model_that_does_not_train_on_a_device_goes_to_the_cpu(
 
 
 def test_task02_prints_each_epoch_and_repeats_itself(
-    small_data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(task02.TRAINING, "epochs", 2)
+    for split in ("train", "test"):
+        frame = common.synthetic_electricity(split)[:1500]
+        frame.to_csv(tmp_path / f"electricity_{split}.csv", index=False)
     outputs = []
     for seed in ("3", "3", "4"):
-        assert task02.main(["--data", str(small_data), "--seed", seed]) == 0
+        assert task02.main(["--data", str(tmp_path), "--seed", seed]) == 0
         outputs.append(capsys.readouterr().out)
     number = r"\d\.\d{5,}"
     assert re.fullmatch(

@@ -87,9 +87,9 @@ def test_help_shows_the_docstring_and_loads_nothing_slow(script: str) -> None:
     assert "minute" in shown.stdout or "second" in shown.stdout  # how long it takes
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_importing_a_script_does_nothing(script: str, run_script: Run) -> None:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {Path(script).stem}"
+def test_importing_the_scripts_does_nothing() -> None:
+    names = ", ".join(Path(script).stem for script in SCRIPTS)
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {names}"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == shown.stderr == ""
 
@@ -139,19 +139,34 @@ def test_a_wrong_path_is_one_line(script: str, run_script: Run) -> None:
     assert shown.stderr.startswith(f"{script}: no_such_folder{os.sep}{WITH_DATA[script]}: no such ")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+
+
+@needs_full
 def test_a_full_disk_is_one_line(small_data: Path, run_script: Run) -> None:
     with open("/dev/full", "w") as full:
         shown = run_script(
-            "task02.py", "--quick", "--data", small_data,
+            "task01.py", "--data", small_data,
             capture_output=False, stdout=full, stderr=subprocess.PIPE,
         )  # fmt: skip
     assert shown.returncode == 1
-    assert shown.stderr.endswith("task02.py: No space left on device\n")
+    assert shown.stderr.endswith("task01.py: No space left on device\n")
     assert "Traceback" not in shown.stderr
 
 
-@pytest.mark.parametrize("moment", ["validation MSE", "it/s"])  # between models, in a bar
+@needs_full
+def test_a_disk_that_is_full_after_an_epoch_ends_the_training(
+    small_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert common.run(partial(task02.main, ["--quick", "--data", str(small_data)])) == 1
+    assert capsys.readouterr().err.endswith(": No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "moment", ["validation MSE", pytest.param("it/s", marks=pytest.mark.slow)]
+)  # between models, in a bar
 def test_ctrl_c_exits_with_130(moment: str, small_data: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, ROOT / "task03.py", "--data", small_data],
@@ -182,13 +197,13 @@ def test_a_closed_pipe_is_one_line(small_data: Path, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_a_device_that_is_not_there_is_one_line(small_data: Path, run_script: Run) -> None:
+def test_a_device_that_is_not_there_is_one_line(small_data: Path) -> None:
     import torch
 
     missing = "mps" if torch.cuda.is_available() else "cuda"
-    shown = run_script("task02.py", "--device", missing, "--data", small_data)
-    assert shown.returncode == 1
-    assert f"no {missing} device on this machine; leave out --device or use cpu" in shown.stderr
+    line = f"no {missing} device on this machine; leave out --device or use cpu"
+    with pytest.raises(common.ScriptError, match=line):
+        task02.main(["--device", missing, "--data", str(small_data)])
 
 
 def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
