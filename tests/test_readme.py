@@ -13,7 +13,10 @@ import sys
 
 import bench
 import pytest
+import test_agreement
 import test_faults
+import test_properties
+import test_survival
 from conftest import ROOT
 
 import common
@@ -348,9 +351,14 @@ def test_what_is_said_of_exercise_3_is_in_its_tables(exercise: str, outputs: lis
     assert set(said) <= figures
 
 
-def test_the_faults_are_counted() -> None:
-    assert f"tries {len(test_faults.FAULTS)} faults" in README
-    assert f"on every data file of every script, {len(test_faults.CASES)} cases" in README
+def test_what_is_tested_is_counted() -> None:
+    section = " ".join(README.split("## What is tested")[1].split("\n## ")[0].split())
+    assert f"a table of {len(test_agreement.ROWS)} rows" in section
+    assert f"in {len(test_properties.properties())} properties" in section
+    assert f"tries {len(test_faults.FAULTS)} faults" in section
+    assert f"on every data file of every script, {len(test_faults.CASES)} cases" in section
+    assert f"every script at {test_survival.MOMENTS} moments" in section
+    assert f"at once, {len(test_survival.CASES)} cases" in section
 
 
 def shown_commands() -> list[str]:
