@@ -26,7 +26,6 @@ from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import NOBODY, ROOT
 from launch import launch
@@ -215,12 +214,10 @@ def load(path: Path) -> object:
         from safetensors.numpy import load_file
 
         return load_file(path)
-    if path.suffix == ".pt":
-        import torch
+    import torch
 
-        return torch.load(path, weights_only=True)
-    assert path.suffix == ".npy"  # of a text one cannot tell
-    return np.load(path)
+    assert path.suffix == ".pt"  # of a text one cannot tell
+    return torch.load(path, weights_only=True)
 
 
 def check_files(project: Project, usual: Usual) -> None:
