@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Server, only_line
+from conftest import ROOT, Server, only_line
 
 import common
 
@@ -211,19 +211,26 @@ def test_a_failed_download_leaves_nothing_and_is_announced(
         assert common.find_electricity() == recordings
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork on Windows")
 def test_a_killed_download_leaves_nothing_in_sight_and_the_next_one_is_whole(
     server: Server,
 ) -> None:
     server.behaviour = "stalls"
-    process = multiprocessing.get_context("fork").Process(target=common.find_electricity)
-    process.start()
+    # not a fork: with it would die the lock of all progress bars, which forks share
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+import common
+common.DATA, common.ELECTRICITY_URL = Path({str(common.DATA)!r}), {common.ELECTRICITY_URL!r}
+common.find_electricity()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while not server.requests:
         assert time.monotonic() < end
         time.sleep(0.01)
     process.kill()
-    process.join()
+    process.wait()
     folder = common.DATA / "electricity_consumption"
     assert not list(folder.glob("[!.]*"))
     server.behaviour = "honest"
