@@ -1011,9 +1011,10 @@ def add_head(
 
 @dataclass
 class Refusal:
-    """Turns what a damaged or senseless checkpoint makes its libraries raise into a `ScriptError`.
+    """Turns what the libraries of a checkpoint raise into a `ScriptError`.
 
-    Among that is a bare `Exception`: tokenizers has nothing else for a damaged file.
+    They do for one that is damaged or senseless, and for one that cannot be written. Among that is
+    a bare `Exception`: tokenizers has no other for a file.
     """
 
     beginning: str  # of the one line

@@ -99,21 +99,15 @@ def is_ours(folder: Path) -> bool:
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save both to `folder`, which takes the place of the one before only once it is complete.
 
-    Raises `ScriptError` where the weights cannot be written, as on a full disk.
+    Raises `ScriptError` where they cannot be written, as on a full disk.
     """
-    from safetensors import SafetensorError
-
     remove_leftovers(folder)
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     try:
-        model.save_pretrained(new)
-        if tokenizer.is_fast:  # of what it fails to write, tokenizers says so with no error's name
-            text = tokenizer.backend_tokenizer.to_str(pretty=True)
-            (new / "tokenizer.json").write_text(text, encoding="utf-8")
-        tokenizer.save_pretrained(new)
+        with common.Refusal(f"{folder}: not saved"):
+            model.save_pretrained(new)
+            tokenizer.save_pretrained(new)
         put_in_place(new, folder, old)
-    except SafetensorError as error:
-        raise common.ScriptError(f"{folder}: not saved ({common.brief(error)})") from error
     finally:
         with suppress(OSError):  # only where the new one did not take its place
             old.replace(folder)
