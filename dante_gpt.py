@@ -429,9 +429,10 @@ class Training:
 
         The first time, what another run left in the folder is put aside.
         """
-        for path in (folder / WEIGHTS, folder / STATE) if not self.history else ():
-            with contextlib.suppress(FileNotFoundError):
-                path.replace(path.with_name(f"previous-{path.name}"))
+        if not self.history:
+            for path in (folder / WEIGHTS, folder / STATE):
+                with contextlib.suppress(FileNotFoundError):
+                    path.replace(path.with_name(f"previous-{path.name}"))
         if row[-1] < min((known[-1] for known in self.history), default=math.inf):
             about = {"config": json.dumps(asdict(self.config)), "characters": self.characters}
             self.best = {name: average.clone() for name, average in self.average.items()}

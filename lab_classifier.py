@@ -296,8 +296,8 @@ def finetune(
     common.seed_everything(seed)
     ids = {name: common.tokenize(tokenizer, texts[name]) for name in SPLITS}
     targets = torch.tensor(labels["train"], device=model.device)
-    model.classifier = torch.nn.Linear(model.config.hidden_size, int(targets.max()) + 1)
-    model.to(model.device)
+    head = torch.nn.Linear(model.config.hidden_size, int(targets.max()) + 1)
+    model.classifier = head.to(model.device)
 
     def loss(batch: list[int]) -> torch.Tensor:
         inputs = common.pad([ids["train"][text] for text in batch], model.device)
