@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -46,6 +47,19 @@ def load_pair(folder: Path, kind: str = "generator") -> Pair:
     import torch
 
     return common.load_model(folder, kind, torch.device("cpu")), common.load_tokenizer(folder)
+
+
+class Parsed(BaseException):
+    """The command line was read without complaint; nothing else is to happen."""
+
+
+parse_args = argparse.ArgumentParser.parse_args
+
+
+def only_parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
+    """Stand in for `ArgumentParser.parse_args`: read the command line, and go no further."""
+    parse_args(parser, argv)
+    raise Parsed
 
 
 @pytest.fixture(autouse=True)

@@ -684,25 +684,32 @@ def rankings(which: int, _: Models) -> tuple[object, object]:
     return (shown[1:], means) if which else (shown[0], ndcg_score(gains, scores, k=10))
 
 
-def bm25(_: Models) -> tuple[object, object]:
-    """Work out the formula of Robertson and Zaragoza, with words cut to their stems by hand."""
-    documents = ["red apples and red pears", "green apples", "yellow lemons, sour lemons, ripe"]
-    words = [["red", "appl", "red", "pear"], ["green", "appl"]]
-    words.append(["yellow", "lemon", "sour", "lemon", "ripe"])
-    claims, k1, b = {"a red apple": ["red", "appl"], "sour": ["sour"], "the of and": []}, 1.5, 0.75
-    mean = sum(map(len, words)) / 3
+def bm25_by_formula(
+    documents: list[list[str]], claims: list[list[str]], k1: float, b: float
+) -> np.ndarray:
+    """Work out the formula of Robertson and Zaragoza for texts as words: (claim, document)."""
+    mean = sum(map(len, documents)) / len(documents)
 
     def score(claim: list[str], document: list[str]) -> float:
         total = 0.0
         for word in claim:
-            having = sum(word in each for each in words)
-            rarity = np.log(1 + (3 - having + 0.5) / (having + 0.5))
+            having = sum(word in each for each in documents)
+            rarity = np.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
             count = document.count(word)
             total += rarity * count / (count + k1 * (1 - b + b * len(document) / mean))
         return total
 
+    return np.array([[score(claim, document) for document in documents] for claim in claims])
+
+
+def bm25(_: Models) -> tuple[object, object]:
+    """Compare with the formula, with words cut to their stems by hand."""
+    documents = ["red apples and red pears", "green apples", "yellow lemons, sour lemons, ripe"]
+    words = [["red", "appl", "red", "pear"], ["green", "appl"]]
+    words.append(["yellow", "lemon", "sour", "lemon", "ripe"])
+    claims, k1, b = {"a red apple": ["red", "appl"], "sour": ["sour"], "the of and": []}, 1.5, 0.75
     found = lab_retrieval.bm25(lab_retrieval.split_words(documents), list(claims), k1, b)
-    return found, np.array([[score(claim, each) for each in words] for claim in claims.values()])
+    return found, bm25_by_formula(words, list(claims.values()), k1, b)
 
 
 def reciprocal_rank_fusion(_: Models) -> tuple[object, object]:

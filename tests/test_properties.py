@@ -33,10 +33,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NOBODY, ROOT, Pair, load_pair
+from conftest import NOBODY, ROOT, Pair, Parsed, load_pair, only_parse
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from test_agreement import bm25_by_formula
 
 import common
 import dante_gpt
@@ -225,15 +226,6 @@ def test_the_shared_options_are_read_back_as_they_were_typed(
         "text": None,
         "some_model": model,
     }
-
-
-class Parsed(BaseException):
-    """The command line was read without complaint; nothing else is to happen."""
-
-
-def only_parse(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    parser.parse_known_args(argv)
-    raise Parsed
 
 
 OPTIONS = (
@@ -1326,20 +1318,9 @@ DOCUMENTS = st.lists(
 def test_bm25_is_its_formula(
     documents: list[list[str]], claims: list[list[str]], k1: float, b: float
 ) -> None:
-    mean = np.mean([len(document) for document in documents])
-
-    def score(claim: list[str], document: list[str]) -> float:
-        total = 0.0
-        for word in claim:
-            having = sum(word in each for each in documents)
-            rarity = np.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
-            count = document.count(word)
-            total += rarity * count / (count + k1 * (1 - b + b * len(document) / mean))
-        return total
-
     words = lab_retrieval.split_words([" ".join(document) for document in documents])
     found = lab_retrieval.bm25(words, [" ".join(claim) for claim in claims], k1, b)
-    expected = [[score(claim, document) for document in documents] for claim in claims]
+    expected = bm25_by_formula(documents, claims, k1, b)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 

@@ -17,7 +17,7 @@ import test_agreement
 import test_faults
 import test_properties
 import test_survival
-from conftest import ROOT
+from conftest import ROOT, Parsed, only_parse
 
 import common
 
@@ -371,20 +371,10 @@ def shown_commands() -> list[str]:
     return sorted({" ".join(each.split()) for each in (*lines, *inline, *started)})
 
 
-class Parsed(BaseException):
-    """The command line was read without complaint; nothing else is to happen."""
-
-
 @pytest.mark.parametrize("command", shown_commands())
 def test_every_command_shown_is_one_that_its_script_takes(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse = argparse.ArgumentParser.parse_args
-
-    def only_parse(parser: argparse.ArgumentParser, *arguments: object) -> None:
-        parse(parser, *arguments)
-        raise Parsed
-
     script, *options = shlex.split(command.removesuffix(" 2>/dev/null"))
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
     monkeypatch.setattr(sys, "argv", [script, *options])
