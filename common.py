@@ -284,8 +284,7 @@ def download(url: str, sha256: str | None, path: Path) -> None:
     import pooch
     import requests
 
-    if not answers(url):
-        raise ScriptError(f"no answer from {url.split('/')[2]}")
+    reach(url)
     pooch.get_logger().setLevel("WARNING")
     fetch = pooch.HTTPDownloader(progressbar=True, timeout=30)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -318,6 +317,12 @@ def answers(url: str) -> bool:
     thread.start()
     thread.join(NETWORK_TIMEOUT)
     return answered.is_set()
+
+
+def reach(url: str) -> None:
+    """Raise `ScriptError` unless the server of `url` answers."""
+    if not answers(url):
+        raise ScriptError(f"no answer from {url.split('/')[2]}")
 
 
 def find_electricity(folder: Path | None = None) -> Path:
@@ -856,8 +861,7 @@ def reaching_hub(name: str) -> Iterator[str]:
     hub = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
         raise ScriptError("HF_HUB_OFFLINE forbids to use the network")
-    if not answers(hub):
-        raise ScriptError(f"no answer from {hub.split('/')[2]}")
+    reach(hub)
     page = f"{hub}/{name}"
     try:
         yield page
@@ -1001,10 +1005,8 @@ def add_head(
     config = copy.deepcopy(encoder.config)
     if id2label is not None:
         config.id2label, config.label2id = id2label, {name: key for key, name in id2label.items()}
-    try:
+    with Refusal(f"{folder}: not a checkpoint for {kind}"):
         model = getattr(transformers, kind).from_config(config)
-    except ValueError as error:
-        raise ScriptError(f"{folder}: not a checkpoint for {kind} ({brief(error)})") from error
     model.base_model.load_state_dict(encoder.state_dict())
     return model.to(device)
 

@@ -99,8 +99,7 @@ def find_wordnet() -> object:
         wordnet.ensure_loaded()
         return wordnet
     try:
-        if not common.answers(url):
-            raise common.ScriptError(f"no answer from {url.split('/')[2]}")
+        common.reach(url)
         nltk.download("wordnet", quiet=True, raise_on_error=True)  # checks a digest
         wordnet.ensure_loaded()
         return wordnet
