@@ -1,30 +1,30 @@
-"""Lab exercise 2.1: how GPT-2 cuts text into tokens, and how many it takes.
+"""Lab exercise 2.1: how GPT-2 splits text into tokens, and how many tokens a text takes.
 
-GPT-2's 50,257 tokens are pieces of words, learnt from English web pages by joining, over and over,
-the two neighbours that stood together most often (byte pairs). What was frequent there is a single
-token, blank in front included; what was rare falls apart, down to single bytes. So a text costs the
-fewer tokens the more it looks like those pages.
+GPT-2 has 50,257 tokens, which are pieces of words. They were learned from English web pages by byte
+pair encoding: merge the most frequent pair of neighbouring tokens, again and again. A frequent word
+became a single token, including the space before it. A rare word is split, down to single bytes. So
+a text takes fewer tokens the more it resembles those pages.
 
     python lab_tokenizer.py
     python lab_tokenizer.py --text FILE         the last line and the picture for another text
 
-Takes seconds. Expect "Hello World" to be tokens 15496 and 2159, and about 2.4 characters of the
-Inferno to a token. The picture is results/lab_tokenizer.png.
+Takes seconds. Expect "Hello World" to have the tokens 15496 and 2159, and the Inferno about 2.4
+characters per token. The picture is results/lab_tokenizer.png.
 """
 
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from transformers import GPT2Tokenizer, PreTrainedTokenizerBase
 
 import common
+import lab_common
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-MODEL = common.HubModel("openai-community/gpt2", "MIT", 3, weights=False)  # the one the task names
+MODEL = "openai-community/gpt2"  # the model that the exercise names; only its tokenizer is used
 HELLO_WORLDS = ("Hello World", "hello World", " hello World", "HelloWorld", "Hello World ")
-TEXTS = {  # to compare, each with what it shows
+TEXTS = {  # one for each kind of text
     "plain English": "The weather is nice today.",
     "in capitals": "THE WEATHER IS NICE TODAY.",
     "a rare word": "antidisestablishmentarianism",
@@ -36,45 +36,40 @@ TEXTS = {  # to compare, each with what it shows
 }
 
 
-def pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """Return the text of every token between bars; a dot for each that is part of a character."""
-    texts = (tokenizer.decode([number]) for number in ids)
-    return "|".join("\N{MIDDLE DOT}" if "\ufffd" in text else repr(text)[1:-1] for text in texts)
+def format_pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """Return the texts of the tokens, separated by bars; a dot is a part of a character."""
+    pieces = (tokenizer.decode([token]) for token in ids)
+    return "|".join(
+        "\N{MIDDLE DOT}" if "\ufffd" in piece else repr(piece)[1:-1] for piece in pieces
+    )
 
 
 def print_row(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> None:
-    """Print how long a text is in characters and in tokens, and its tokens."""
+    """Print the lengths of a text in characters and in tokens, and its tokens."""
     ids = tokenizer(text, return_tensors="pt")["input_ids"][0].tolist()  # (time,)
     print(f"{name:15} {len(text):5} {len(ids):6} {len(text) / len(ids):6.2f}  {ids}")
-    print(f"{'':36}{pieces(tokenizer, ids)}")
-
-
-def token_counts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
-    """Return how many tokens each text is encoded to."""
-    return [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    print(f"{'':36}{format_pieces(tokenizer, ids)}")
 
 
 def draw_lengths(lines: list[str], counts: list[int]) -> None:
-    """Save a picture of tokens against characters: of every line, and of the text up to there."""
-    from matplotlib.figure import Figure
-
+    """Draw tokens against characters: for each line, and summed over the lines so far."""
     lengths = [len(line) for line in lines]
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(lengths, counts, ".", markersize=3, alpha=0.3)
     left.set(xlabel="characters of a line", ylabel="tokens", title="Lines")
-    so_far = ([total / 1000 for total in accumulate(some)] for some in (lengths, counts))
-    right.plot(*so_far)
+    sums = ([total / 1000 for total in accumulate(column)] for column in (lengths, counts))
+    right.plot(*sums)
     right.set(xlabel="thousand characters so far", ylabel="thousand tokens", title="The whole text")
     common.save_figure(figure, "lab_tokenizer.png")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Show the tokens of short texts, then the length of a long one."""
+    """Print the tokens of short texts, then the number of tokens of a long text."""
     arguments = common.argument_parser(__doc__, "--text", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, MODEL)
-    text = common.load_inferno(arguments.text)
-    tokenizer = common.load_tokenizer(folder, "GPT2Tokenizer")
+    folder = common.find_model(arguments.model, weights=False)
+    text = lab_common.load_inferno(arguments.text)
+    tokenizer = common.load(GPT2Tokenizer, folder)
 
     print(f"{'text':15} {'chars':>5} {'tokens':>6} {'ratio':>6}  ids and pieces")
     for hello in HELLO_WORLDS:
@@ -82,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, example in TEXTS.items():
         print_row(tokenizer, name, example)
     lines = text.splitlines(keepends=True)
-    counts = token_counts(tokenizer, lines)
+    counts = [len(ids) for ids in tokenizer(lines)["input_ids"]]
     ratio = len(text) / sum(counts)
     print(f"\nthe text: {len(text):,} characters, {sum(counts):,} tokens line by line, ", end="")
     print(f"{ratio:.2f} characters to a token")

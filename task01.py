@@ -1,14 +1,14 @@
-"""Task 01: cut the electricity consumption into windows and targets.
+"""Task 01: cut the electricity consumption into input windows and targets.
 
-`create_sequences` turns a series into pairs: 96 readings (one day of quarter-hours), and the
-reading that follows them. It is tried on the numbers from 0 to 100, then applied to three years
-of recordings, which become the `TensorDataset` that task 02 trains on.
+`create_sequences` turns a series into training pairs: a window of 96 readings, which is one day,
+and the reading that follows it. It is tried on the numbers from 0 to 100. Then it is applied to
+three years of recordings, which become the `TensorDataset` that task 02 trains on.
 
     python task01.py
     python task01.py --data DIR      with electricity_train.csv and electricity_test.csv in DIR
 
-Takes seconds. Expect 105,119 windows of 96 readings. The first five entries of the electricity
-data are shown on standard error.
+Takes seconds. Expect 105,119 windows of 96 readings. The first five windows and targets of the
+recordings are printed on standard error.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import pandas as pd
 
 import common
 
 EXAMPLE_LENGTH = 5  # short enough to check the windows by eye
-SHOWN = 5  # entries displayed of each array
+SHOWN = 5  # entries printed of each array
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Try `create_sequences` on a series that can be checked by eye, then apply it to the data."""
+    """Apply `create_sequences` to the numbers from 0 to 100, then to the recordings."""
     arguments = common.argument_parser(__doc__, "--data").parse_args(argv)
     train = common.load_electricity("train", common.find_electricity(arguments.data))
-
-    import pandas as pd
 
     numbers = pd.DataFrame({"position": range(101), "value": range(101)})
     X, y = common.create_sequences(numbers, EXAMPLE_LENGTH)

@@ -1,22 +1,31 @@
 """Task 04: summarise a text about the Eiffel Tower in at most 50 tokens.
 
-`pipeline("summarization")` is gone from transformers 5. What it did for the task's checkpoint is
-done here step by step: the checkpoint's own settings for summaries (a prefix before the text, a
-search along several beams, no phrase twice) with the task's limit of 50 tokens on top. The limit
-cuts where it falls, in the middle of a sentence, as in the task's own output.
+transformers 5 has no `pipeline("summarization")` any more. The script does the same in four steps:
+read the checkpoint's own settings for summaries, put its prefix before the text, generate with the
+task's limit of 50 tokens, and decode. The limit cuts the summary in the middle of a sentence, as in
+the output that the task shows.
 
     python task04.py
-    python task04.py --model DIR        a T5 or another encoder-decoder of your own
+    python task04.py --model DIR        another T5 or encoder-decoder
 
 Takes seconds after a download of 242 MB. Expect one sentence and the beginning of another.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
 import common
 
-MODEL = common.HubModel("cnicu/t5-small-booksum", "MIT", 242)  # the one the task names
-MAX_LENGTH = 50  # tokens, the one that starts the decoder included
+MODEL = "cnicu/t5-small-booksum"  # the checkpoint that the task names
+MAX_LENGTH = 50  # tokens of the summary, including the start token of the decoder
 LONG_TEXT = (
     "\nThe tower is 324 metres (1,063 ft) tall, about the same height as an 81-storey building, "
     "and the tallest structure in Paris. Its base is square, measuring 125 metres (410 ft) on each "
@@ -30,13 +39,26 @@ LONG_TEXT = (
 )
 
 
+def summarise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return a summary of the text, as `pipeline("summarization")` of transformers 4 did."""
+    # T5's settings for summaries: 4 beams, at least 30 tokens, no 3-gram twice, and a prefix
+    all_settings: dict[str, Any] = getattr(model.config, "task_specific_params", None) or {}
+    settings = dict(all_settings.get("summarization", {}))
+    prefix = settings.pop("prefix", "")  # "summarize: ", which tells T5 what to do
+    settings["max_length"] = MAX_LENGTH  # the task's limit replaces the checkpoint's 200
+    inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)
+    common.check_context(model, inputs["input_ids"].shape[1])
+    tokens = model.generate(**inputs, **settings)  # (1, time)
+    return tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Summarise the text."""
+    """Load the model and print the summary of the text."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    model, tokenizer = common.load_pretrained(
-        "AutoModelForSeq2SeqLM", arguments.model, MODEL, arguments.device
-    )
-    print(common.text_to_text(model, tokenizer, LONG_TEXT, "summarization", max_length=MAX_LENGTH))
+    folder = common.find_model(arguments.model)
+    tokenizer = common.load(AutoTokenizer, folder)
+    model = common.load(AutoModelForSeq2SeqLM, folder).to(common.select_device(arguments.device))
+    print(summarise(model, tokenizer, LONG_TEXT))
     return 0
 
 

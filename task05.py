@@ -1,30 +1,33 @@
-"""Task 05: let a language model answer a guest's review of the Riverview Hotel.
+"""Task 05: let a language model reply to a guest's review of the Riverview Hotel.
 
-The prompt does the work. It gives the model a role, says how long the reply is to be, what to
-thank for, what to apologise for, and what never to invent; and because nothing else tells a model
-what is meant, each of these is said outright. A model made for conversation gets the prompt as a
-user's message in its chat template, with thinking off; any other gets it as plain text.
+The prompt guides the reply. It gives the model a role and the length of the reply, and says what to
+thank for, what to apologise for, and what never to invent. A model trained for conversations gets
+the prompt as a user's message in its chat template, with its thinking mode switched off. Any other
+model gets it as plain text.
 
     python task05.py
-    python task05.py --temperature 0.7 --seed 1        another reply for every seed
-    python task05.py --model DIR                       a model of your own
+    python task05.py --temperature 0.7 --seed 1        sample the reply; each seed gives another
+    python task05.py --model DIR                       another decoder
 
-About a minute after a download of 1.5 GB. Without a temperature the reply is always the same.
+About a minute after a download of 1.5 GB. Without --temperature the reply is always the same.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import common
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-# Follows instructions well for its size, under Apache-2.0; larger models answer late on a CPU.
-MODEL = common.HubModel("Qwen/Qwen3-0.6B", "Apache-2.0", 1519)
-MAX_NEW_TOKENS = 160  # twice what five sentences take
+# Follows instructions well for its size (Apache-2.0). Larger models are slow on a CPU.
+MODEL = "Qwen/Qwen3-0.6B"
+MAX_NEW_TOKENS = 160  # about twice the length of five sentences
 REVIEW = (
     "I had a wonderful stay at the Riverview Hotel! The staff were incredibly attentive and the "
     "amenities were top-notch. The only hiccup was a slight delay in room service, but that didn't "
@@ -44,42 +47,58 @@ Review: {review}
 Reply:"""
 
 
-def as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """Return the prompt as the model has learnt to read what a user says, thinking off."""
-    message = {"role": "user", "content": prompt}
-    return tokenizer.apply_chat_template(
-        [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+def reply(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, review: str, temperature: float
+) -> str:
+    """Return the model's reply to a review; at temperature 0 it is decoded greedily."""
+    prompt = PROMPT.format(review=review)
+    is_chat = tokenizer.chat_template is not None
+    if is_chat:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,  # ends where the model's answer begins
+            enable_thinking=False,  # Qwen3 would otherwise write its reasoning first
+        )
+    inputs = tokenizer(
+        prompt,
+        return_tensors="pt",
+        return_token_type_ids=False,  # decoders do not take them
+        add_special_tokens=not is_chat,  # the template contains them already
+    ).to(model.device)
+    prompt_length = inputs["input_ids"].shape[1]
+    common.check_context(model, prompt_length + MAX_NEW_TOKENS)
+    common.clear_generation_settings(model)
+    sampling = {"temperature": temperature, "top_k": 0} if temperature else {}
+    tokens = model.generate(  # (1, time)
+        **inputs,
+        max_new_tokens=MAX_NEW_TOKENS,  # a limit for models that do not stop by themselves
+        do_sample=temperature > 0,  # sample each token, or take the most likely one,
+        num_beams=1,  # in a single continuation
+        **sampling,  # from the whole vocabulary, not from the 50 most likely tokens
     )
+    return tokenizer.decode(tokens[0, prompt_length:], skip_special_tokens=True).strip()
 
 
-def finished(reply: str) -> str:
-    """Cut a reply after its last finished sentence, if it has one."""
-    whole = re.match(r""".*[.!?]["')]*(?=\s|$)""", reply, flags=re.DOTALL)
-    return whole[0] if whole else reply
+def complete_sentences(text: str) -> str:
+    """Cut a text off after its last complete sentence, if it has one."""
+    match = re.match(r""".*[.!?]["')]*(?=\s|$)""", text, flags=re.DOTALL)
+    return match[0] if match else text
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Show the review, and the reply to it."""
+    """Print the review and the reply to it."""
     parser = common.argument_parser(__doc__, "--seed", "--device", model=MODEL)
-    help_text = "above 0: draw the words, the more freely the higher"
-    parser.add_argument("--temperature", type=common.number(0, 100), default=0, help=help_text)
+    text = "sample the reply; higher values give more varied words (default: 0, no sampling)"
+    parser.add_argument("--temperature", type=common.in_range(float, 0, 100), default=0, help=text)
     arguments = parser.parse_args(argv)
-    model, tokenizer = common.load_pretrained("generator", arguments.model, MODEL, arguments.device)
+    folder = common.find_model(arguments.model)
+    tokenizer = common.load(AutoTokenizer, folder)
+    model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     common.seed_everything(arguments.seed)
-
-    prompt = PROMPT.format(review=REVIEW)
-    is_chat = tokenizer.chat_template is not None
-    drawn = {"do_sample": True, "temperature": arguments.temperature}
-    reply = common.generate(
-        model,
-        tokenizer,
-        as_chat(tokenizer, prompt) if is_chat else prompt,
-        special_tokens=not is_chat,  # the template has put them there already
-        max_new_tokens=MAX_NEW_TOKENS,
-        **(drawn if arguments.temperature else {}),
-    )
+    answer = reply(model, tokenizer, REVIEW, arguments.temperature)
     print(f"Customer review:\n{REVIEW}\n")
-    print(f"Hotel reponse to the customer:\n{finished(reply.strip())}")
+    print(f"Hotel reponse to the customer:\n{complete_sentences(answer)}")
     return 0
 
 

@@ -1,16 +1,16 @@
 """Task 07: ask two kinds of transformer who painted the Mona Lisa.
 
-Extractive: an encoder (here DistilBERT) reads question and context at once, every token looking
-at all others in both directions, and gives each token of the context two scores: that the answer
-starts there, and that it ends there. The answer is always a piece of the context; its place and
-the model's confidence are known, and nothing can be made up.
+Extractive: an encoder (DistilBERT) reads the question and the context together. Each token attends
+to all others, before and after it. The model gives each token of the context two scores: for being
+the first and for being the last token of the answer. The answer is always a part of the context.
+Its position and its probability are known, and nothing can be invented.
 
-Generative: an encoder-decoder (here T5) or a decoder reads the same and then writes the answer
-token by token, each time from all that it has read and written so far. It can say what the
-context only implies, in words of its own, and it can be wrong in words of its own.
+Generative: an encoder-decoder (T5) or a decoder reads the same text and writes the answer token by
+token. Each new token depends on everything read and written so far. The answer may use other words
+than the context, and it may be wrong.
 
     python task07.py
-    python task07.py --extractive-model DIR --generative-model DIR        models of your own
+    python task07.py --extractive-model DIR --generative-model DIR        other models
 
 Takes seconds after downloads of 261 MB and 993 MB. Expect "Leonardo da Vinci" twice.
 """
@@ -18,25 +18,28 @@ Takes seconds after downloads of 261 MB and 993 MB. Expect "Leonardo da Vinci" t
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import common
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-else:
-    torch = common.LazyModule("torch")
-
-EXTRACTIVE_MODEL = common.HubModel(  # small, and trained on questions of this kind (SQuAD)
-    "distilbert/distilbert-base-cased-distilled-squad", "Apache-2.0", 261
-)
-GENERATIVE_MODEL = common.HubModel(  # has learnt to follow instructions, SQuAD's among them
-    "google/flan-t5-base", "Apache-2.0", 993
-)
-WINDOW, OVERLAP = 384, 128  # tokens of a long context that are read together, and read twice
-LONGEST = 15  # tokens of an extracted answer
-MAX_NEW_TOKENS = 30  # of a generated one
+# Small, and trained on questions of this kind (SQuAD).
+EXTRACTIVE_MODEL = "distilbert/distilbert-base-cased-distilled-squad"
+# Trained to follow instructions, among them those of SQuAD.
+GENERATIVE_MODEL = "google/flan-t5-base"
+WINDOW, OVERLAP = 384, 128  # tokens of a window on a long context, and of two windows' overlap
+MAX_ANSWER_LENGTH = 15  # tokens of an extracted answer
+MAX_NEW_TOKENS = 30  # of a generated answer
 QUESTION = "Who painted the Mona Lisa?"
 CONTEXT = (
     "The Mona Lisa is a half-length portrait painting by Italian artist Leonardo da Vinci. "
@@ -49,7 +52,7 @@ PROMPT = "Read this and answer the question.\n\n{context}\n\n{question}"
 
 
 class Answer(NamedTuple):
-    """A piece `context[start:end]`, and the probability of both its ends."""
+    """The part `context[start:end]` of a context, with its probability."""
 
     text: str
     score: float
@@ -60,22 +63,23 @@ class Answer(NamedTuple):
 def extract(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, context: str
 ) -> Answer:
-    """Return the best answer that the context holds, however long it is.
+    """Return the most probable answer in a context of any length.
 
-    The rules are those of the pipeline of transformers 4: every window of the context has
-    probabilities of its own, over its context and first token; the answer has at most `LONGEST`
-    tokens and consists of whole words. Raises `ScriptError` if the question fills the window.
+    The rules are those of `pipeline("question-answering")` of transformers 4. Each window on the
+    context has its own probabilities, over its context tokens and its first token. The answer has
+    at most `MAX_ANSWER_LENGTH` tokens and consists of whole words. Raises `ScriptError` if the
+    question leaves no room for a context.
     """
     size = min(tokenizer.model_max_length, WINDOW)
     if len(tokenizer(question)["input_ids"]) + OVERLAP >= size:
-        raise common.ScriptError("the question is too long to be read together with a context")
+        raise common.ScriptError(f"the question is too long; with a context it needs {size} tokens")
     windows = tokenizer(
         question,
         context,
-        truncation="only_second",
+        truncation="only_second",  # cut the context, never the question
         max_length=size,
         stride=OVERLAP,
-        return_overflowing_tokens=True,
+        return_overflowing_tokens=True,  # one window after another, not only the first
     )
     names = [name for name in tokenizer.model_input_names if name in windows]
     answers = []
@@ -84,45 +88,67 @@ def extract(
         with torch.inference_mode():
             output = model(**{name: ids.to(model.device) for name, ids in inputs.items()})
         in_context = torch.tensor([part == 1 for part in encoding.sequence_ids])  # (time,)
-        counted = in_context | (inputs["input_ids"][0] == tokenizer.cls_token_id)
-        start, end = (
-            logits[0].cpu().masked_fill(~counted, -1e4).softmax(-1) * in_context
+        allowed = in_context | (inputs["input_ids"][0] == tokenizer.cls_token_id)
+        start, end = (  # log-probabilities of the first and of the last token: (time,) each
+            logits[0].cpu().masked_fill(~allowed, -torch.inf).log_softmax(-1)
             for logits in (output.start_logits, output.end_logits)
-        )  # (time,) each
-        spans = (start[:, None] * end).triu().tril(LONGEST - 1)  # (first token, last token)
+        )
+        spans = start[:, None] + end  # (first token, last token)
+        is_span = torch.ones_like(spans).triu().tril(MAX_ANSWER_LENGTH - 1).bool()
+        is_span &= in_context[:, None] & in_context  # the first token means "no answer"
+        spans = spans.masked_fill(~is_span, -torch.inf)
         first, last = divmod(int(spans.argmax()), len(end))
-        begin = encoding.word_to_chars(encoding.token_to_word(first), 1)[0]
-        finish = encoding.word_to_chars(encoding.token_to_word(last), 1)[1]
-        answers.append(Answer(context[begin:finish], float(spans.max()), begin, finish))
+        first_character = encoding.word_to_chars(encoding.token_to_word(first), 1)[0]
+        end_character = encoding.word_to_chars(encoding.token_to_word(last), 1)[1]
+        text = context[first_character:end_character]
+        answers.append(Answer(text, float(spans.max().exp()), first_character, end_character))
     return max(answers, key=lambda answer: answer.score)
 
 
+def generate_answer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, context: str
+) -> str:
+    """Return the answer that the model writes after the context and the question."""
+    prompt = PROMPT.format(context=context, question=question)
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    prompt_length = inputs["input_ids"].shape[1]
+    common.check_context(model, prompt_length + MAX_NEW_TOKENS)
+    common.clear_generation_settings(model)
+    tokens = model.generate(  # (1, time)
+        **inputs,
+        max_new_tokens=MAX_NEW_TOKENS,  # the answer is short
+        do_sample=False,  # greedy: the most likely token each time,
+        num_beams=1,  # in a single continuation
+    )
+    start = 0 if model.config.is_encoder_decoder else prompt_length  # a decoder repeats the prompt
+    return " ".join(tokenizer.decode(tokens[0, start:], skip_special_tokens=True).split())
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Ask both models."""
+    """Ask both models and print their answers."""
     parser = common.argument_parser(
         __doc__, "--device", extractive_model=EXTRACTIVE_MODEL, generative_model=GENERATIVE_MODEL
     )
     arguments = parser.parse_args(argv)
-    reader, reader_tokenizer = common.load_pretrained(
-        "AutoModelForQuestionAnswering",
-        arguments.extractive_model,
-        EXTRACTIVE_MODEL,
-        arguments.device,
-        "--extractive-model",
-    )
-    writer, writer_tokenizer = common.load_pretrained(
-        "generator",
-        arguments.generative_model,
-        GENERATIVE_MODEL,
-        arguments.device,
-        "--generative-model",
-    )
-    answer = extract(reader, reader_tokenizer, QUESTION, CONTEXT)
-    print(f"Answer extractive question-answering: {answer.text}")
-    print(f"probability {answer.score:.3f}, {answer.start}:{answer.end}", file=sys.stderr)
-    prompt = PROMPT.format(context=CONTEXT, question=QUESTION)
-    written = common.generate(writer, writer_tokenizer, prompt, max_new_tokens=MAX_NEW_TOKENS)
-    print(f"Answer generative question-answering: {' '.join(written.split())}")
+    device = common.select_device(arguments.device)
+
+    extractive_folder = common.find_model(arguments.extractive_model)
+    generative_folder = common.find_model(arguments.generative_model)
+
+    tokenizer = common.load(AutoTokenizer, extractive_folder)
+    model = common.load(AutoModelForQuestionAnswering, extractive_folder).to(device)
+    extracted = extract(model, tokenizer, QUESTION, CONTEXT)
+
+    is_encoder_decoder = common.load(AutoConfig, generative_folder).is_encoder_decoder
+    auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+    tokenizer = common.load(AutoTokenizer, generative_folder)
+    model = common.load(auto_class, generative_folder).to(device)
+    generated = generate_answer(model, tokenizer, QUESTION, CONTEXT)
+
+    print(f"Answer extractive question-answering: {extracted.text}")
+    print(f"Answer generative question-answering: {generated}")
+    position = f"characters {extracted.start} to {extracted.end}"
+    print(f"extractive: probability {extracted.score:.3f}, {position}", file=sys.stderr)
     return 0
 
 

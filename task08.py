@@ -1,35 +1,32 @@
-"""Task 08: tokenize what customers wrote to a support team, to classify the risk to lose them.
+"""Task 08: tokenize customers' messages to a support team, to predict the risk of losing them.
 
-Label 1 is high risk, an unhappy customer; 0 is low risk. The training set is tokenized by calling
-the tokenizer on all of its texts, which gives a dictionary of tensors; the test set row by row,
-which adds columns to a `Dataset`. Task 09 trains on both.
+Label 1 is high risk, an unhappy customer; label 0 is low risk. The tokenizer is called once on all
+training texts, which returns a dictionary of tensors. The test texts are tokenized row by row with
+`Dataset.map`, which adds columns to the data set. Task 09 trains on the training texts.
 
     python task08.py
     python task08.py --model bundled        the tokenizer of the bundled encoder, without a network
 
-Takes seconds. Expect the ids of the task's statement, whatever uncased BERT they come from. The
-statement shows `num_rows: 1` for the test data, which have two rows: 2 is right.
+Takes seconds. Expect the token ids of the statement; all uncased BERT models share a vocabulary.
+The statement prints `num_rows: 1` for the test data, which have two rows. 2 is right.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import common
 
-if TYPE_CHECKING:
-    import torch
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
-TOKENIZER = common.HubModel(  # that of the encoder that task 09 trains
-    "distilbert/distilbert-base-uncased", "Apache-2.0", 1, weights=False
-)
+TOKENIZER = "distilbert/distilbert-base-uncased"  # the tokenizer of the encoder in task 09
 SETTINGS = {
-    "padding": "max_length",  # rows of one length, also if each is tokenized alone
-    "truncation": True,  # to the length below
-    "max_length": 20,  # tokens; of these texts one is longer, by a few
-    "return_token_type_ids": False,  # there is no second text that they would mark
+    "padding": "max_length",  # all rows have one length, even if each is tokenized alone
+    "truncation": True,  # cut off at `max_length`
+    "max_length": 20,  # tokens; only one of the texts is longer, by a few tokens
+    "return_token_type_ids": False,  # they would mark a second text, and there is none
 }
 TRAIN_DATA: dict[str, Any] = {
     "text": [
@@ -48,24 +45,22 @@ TEST_DATA: dict[str, Any] = {
 
 
 def tokenize_train(tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
-    """Tokenize all training texts at once: tensors (row, token) by name."""
-    # tensors, as a model takes them: the whole set is one batch
+    """Tokenize all training texts in one call: tensors (row, token) by name."""
+    # `return_tensors`: the whole set is one batch, and a model takes tensors
     return dict(tokenizer(TRAIN_DATA["text"], return_tensors="pt", **SETTINGS))
 
 
 def tokenize_test(tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Tokenize the test texts row by row into the columns of a `Dataset`."""
-    from datasets import Dataset
-
-    # no tensors: of a single row they would be (1, token), a list within a list
     dataset = Dataset.from_dict(TEST_DATA)
+    # no `return_tensors`: for one row it would return (1, token), a list within a list
     return dataset.map(lambda row: dict(tokenizer(row["text"], **SETTINGS)))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Tokenize both sets and show them."""
+    """Tokenize both sets and print them."""
     arguments = common.argument_parser(__doc__, model=TOKENIZER).parse_args(argv)
-    tokenizer = common.load_tokenizer(common.find_encoder(arguments.model, TOKENIZER))
+    tokenizer = common.load(AutoTokenizer, common.find_encoder(arguments.model, weights=False))
     print(f"Tokenized training data:\n{tokenize_train(tokenizer)}")
     print(f"Tokenized test data:\n{tokenize_test(tokenizer)}")
     return 0

@@ -1,31 +1,34 @@
 """Task 10: classify the sentiment of a text with two examples in the prompt.
 
-A generative model has learnt to go on with a text in its own way, so two solved examples before
-the question ("2-shot") show it what an answer looks like. Free writing could still answer
-anything; here the model only says how likely each of the two labels is after the prompt, and the
-likelier one is the answer. A classifier would not do: it would read the examples as part of the
-text to be judged.
+A generative model continues a text in the way the text has begun. Two solved examples before the
+question ("2-shot") show it the form of an answer. If it generated freely, it could still answer
+anything. So the script computes the probability of each of the two labels after the prompt and
+prints the more probable one. A sentiment classifier would not do: it would read the examples as
+part of the text to classify.
 
     python task10.py
     python task10.py --model DIR        another generative model, encoder-decoder or decoder
 
 Takes seconds after a download of 993 MB, shared with task 07. Expect POSITIVE. The probabilities
-after no, one and two examples are on standard error.
+after zero, one and two examples are printed on standard error.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import common
-from task07 import GENERATIVE_MODEL  # one download less
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-else:
-    torch = common.LazyModule("torch")
+from task07 import GENERATIVE_MODEL as MODEL  # already downloaded for task 07
 
 LABELS = ("positive", "negative")
 TEXT = "The dinner we had was great and the service too."
@@ -33,52 +36,52 @@ QUESTION = """\
 Text: "{text}"
 Classify the sentiment of this sentence as either positive or negative.
 Sentiment:"""
-EXAMPLES = (  # one of each label, of another subject than the text; the last counts most
+EXAMPLES = (  # one for each label, about other subjects than the text
     ("My new phone broke after two days and nobody answers my calls.", "negative"),
     ("What a lovely film, I laughed from beginning to end.", "positive"),
 )
 
 
 def build_prompt(text: str, examples: tuple[tuple[str, str], ...]) -> str:
-    """Ask for the sentiment of the text, after the same question about every solved example."""
+    """Return the question about the text, preceded by the solved examples."""
     solved = [f"{QUESTION.format(text=example)} {label}" for example, label in examples]
     return "\n\n".join([*solved, QUESTION.format(text=text)])
 
 
+@torch.inference_mode()
 def log_likelihood(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, label: str
 ) -> float:
-    """Return the logarithm of the probability that the model writes the label after the prompt."""
+    """Return the log-probability that the model generates the label after the prompt."""
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    # A decoder goes on in the same line; a decoder of its own begins anew, and ends the text.
-    joined = not model.config.is_encoder_decoder
-    answer = tokenizer(" " * joined + label, add_special_tokens=not joined, return_tensors="pt")[
-        "input_ids"
-    ].to(model.device)  # (1, answer)
-    with torch.inference_mode():
-        if joined:
-            tokens = torch.cat([inputs["input_ids"], answer], dim=1)  # (1, prompt + answer)
-            logits = model(tokens).logits[0, -answer.shape[1] - 1 : -1]  # (answer, vocabulary)
-        else:
-            logits = model(**inputs, labels=answer).logits[0]  # (answer, vocabulary)
+    if model.config.is_encoder_decoder:  # the encoder reads the prompt, the decoder starts anew
+        answer = tokenizer(label, return_tensors="pt")["input_ids"].to(model.device)  # (1, answer)
+        logits = model(**inputs, labels=answer).logits[0]  # (answer, vocabulary)
+    else:  # the label continues the line of the prompt
+        answer = tokenizer(f" {label}", add_special_tokens=False, return_tensors="pt")["input_ids"]
+        answer = answer.to(model.device)  # (1, answer)
+        tokens = torch.cat([inputs["input_ids"], answer], dim=1)  # (1, prompt + answer)
+        common.check_context(model, tokens.shape[1])
+        logits = model(tokens).logits[0, -answer.shape[1] - 1 : -1]  # (answer, vocabulary)
     return -float(torch.nn.functional.cross_entropy(logits, answer[0], reduction="sum"))
 
 
 def classify(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str
 ) -> dict[str, float]:
-    """Return the probability of each label, given that it is one of them."""
+    """Return the probability of each label, normalised so that they sum to 1."""
     scores = [log_likelihood(model, tokenizer, prompt, label) for label in LABELS]
     return dict(zip(LABELS, torch.tensor(scores).softmax(0).tolist(), strict=True))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Classify the text, and show what the examples do."""
-    parser = common.argument_parser(__doc__, "--device", model=GENERATIVE_MODEL)
-    arguments = parser.parse_args(argv)
-    model, tokenizer = common.load_pretrained(
-        "generator", arguments.model, GENERATIVE_MODEL, arguments.device
-    )
+    """Classify the text after zero, one and two examples; print the label after two."""
+    arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
+    folder = common.find_model(arguments.model)
+    tokenizer = common.load(AutoTokenizer, folder)
+    is_encoder_decoder = common.load(AutoConfig, folder).is_encoder_decoder
+    auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+    model = common.load(auto_class, folder).to(common.select_device(arguments.device))
     for shots in range(len(EXAMPLES) + 1):
         probabilities = classify(model, tokenizer, build_prompt(TEXT, EXAMPLES[:shots]))
         shown = ", ".join(f"{label} {p:.4f}" for label, p in probabilities.items())

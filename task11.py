@@ -1,8 +1,8 @@
-"""Task 11: let a language model finish a sentence, and measure how sure it is of the result.
+"""Task 11: let a language model complete a sentence, and compute the perplexity of the result.
 
-The model writes greedily, always the likeliest next token, until prompt and continuation have 20
-tokens. Then the perplexity of the whole is computed under the same model, as evaluate's metric
-defines it.
+The model decodes greedily, always taking the most likely next token, until prompt and continuation
+have 20 tokens. Then the same model computes the perplexity of the whole text, as the metric
+"perplexity" of evaluate defines it.
 
     python task11.py
     python task11.py --model DIR        another decoder
@@ -13,69 +13,83 @@ Takes seconds after a download of 551 MB. Expect a mean perplexity of 9.0965 (th
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import Any
 
-import numpy as np
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import common
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-else:
-    torch = common.LazyModule("torch")
-
-MODEL = common.HubModel("openai-community/gpt2", "MIT", 551)  # the task's output is that of GPT-2
+MODEL = "openai-community/gpt2"  # the output in the statement is GPT-2's
 PROMPT = "Current trends show that by 2030"
-MAX_LENGTH = 20  # tokens, those of the prompt included
+MAX_LENGTH = 20  # tokens, including those of the prompt
 
-# What does this value mean? Perplexity is the exponential of the mean negative log-likelihood
-# of the tokens: 9.1 says that over this text the model was, on average, as undecided about the
-# next token as if it had to choose among 9.1 tokens that are all equally likely. 1 would be
-# certainty, and GPT-2's 50,257 a blind guess. "Mean" is over texts, and here there is one.
-# It measures surprise, not truth or quality. Here it is lower than for text by people, because
-# the model judges a text that it wrote itself by taking the likeliest token each time; and two
-# models can only be compared if they cut texts into the same tokens.
+# What does this value mean? Perplexity is the exponential of the mean negative log-likelihood of
+# the tokens. A perplexity of 9.1 says that the model was on average as uncertain about the next
+# token as if it had to choose among 9.1 equally likely tokens. 1 is certainty; GPT-2's 50,257 is a
+# blind guess. "Mean" is the mean over texts, and here there is one. Perplexity measures surprise,
+# not truth or quality. Here it is lower than for a text written by people, because the model
+# evaluates a text for which it chose the most likely tokens itself. Two models can be compared
+# only if they have the same tokens.
 
 
+@torch.inference_mode()
 def perplexity(
     predictions: list[str],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     add_start_token: bool = True,
-) -> dict[str, object]:
-    """Compute the perplexity of each text under a model, and the mean of them.
+) -> dict[str, Any]:
+    """Compute the perplexity of each text, and the mean over the texts.
 
-    It is the exponential of the mean negative log-likelihood of a text's tokens. With a start
-    token, where the tokenizer has one, each is counted, else all but the first. No other
-    special token is added. Raises `ScriptError` for a text of which nothing can be predicted.
+    The text is preceded by the tokenizer's start token if it has one, so that the first token of
+    the text counts too. No other special token is added. Raises `ScriptError` if there is no token
+    to predict.
     """
-    if not predictions:
-        raise common.ScriptError("perplexity: there is no text")
     perplexities = []
-    for text in predictions:  # one by one: so no text depends on how long the others are
+    for text in predictions:
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         if add_start_token and tokenizer.bos_token_id is not None:
             tokens = [tokenizer.bos_token_id, *tokens]
         if len(tokens) < 2:
-            raise common.ScriptError(f"perplexity: there is nothing to predict in {text!r}")
+            raise common.ScriptError(f"perplexity: the text {text!r} has no token to predict")
         inputs = torch.tensor([tokens], device=model.device)  # (1, time)
-        with torch.inference_mode():
-            logits = model(inputs).logits[0, :-1]  # (time - 1, vocabulary)
+        logits = model(inputs).logits[0, :-1]  # (time - 1, vocabulary)
         loss = torch.nn.functional.cross_entropy(logits, inputs[0, 1:])
         perplexities.append(math.exp(loss))
-    return {"perplexities": perplexities, "mean_perplexity": float(np.mean(perplexities))}
+    return {"perplexities": perplexities, "mean_perplexity": fmean(perplexities)}
+
+
+def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """Return the prompt with the model's continuation."""
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    common.check_context(model, MAX_LENGTH)
+    common.clear_generation_settings(model)
+    tokens = model.generate(  # (1, time)
+        **inputs,
+        max_length=MAX_LENGTH,  # counts the tokens of the prompt too
+        do_sample=False,  # greedy: the most likely token each time,
+        num_beams=1,  # in a single continuation
+    )
+    return tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Finish the sentence and print its perplexity."""
+    """Complete the sentence and print it with its perplexity."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    model, tokenizer = common.load_pretrained(
-        "AutoModelForCausalLM", arguments.model, MODEL, arguments.device
-    )
-    text = common.generate(model, tokenizer, PROMPT, with_prompt=True, max_length=MAX_LENGTH)
+    folder = common.find_model(arguments.model)
+    tokenizer = common.load(AutoTokenizer, folder)
+    model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
+    text = complete(model, tokenizer, PROMPT)
     print(f"Generated Text: {text}")
-    result = perplexity([text], model, tokenizer)
+    metric = common.local_metric(perplexity)
+    result = metric.compute(predictions=[text], model=model, tokenizer=tokenizer)
     print(f"Mean perplexity: {result['mean_perplexity']}")
     return 0
 

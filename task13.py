@@ -1,15 +1,17 @@
 """Task 13: choose and compute the right metric for a summary, a translation and an answer.
 
-A metric is right if it asks what matters in its task. A summary should hold what the reference
-holds, so ROUGE counts the words that it shares with it. A translation may say the same in other
-words, so METEOR, which knows stems and synonyms, goes before those that count equal words. An
-extracted answer is a piece of a text, either the right one (exact match) or partly so (F1).
+The right metric measures what matters for the task:
+
+- A summary should contain the content of the reference, so ROUGE counts the words they share.
+- A translation may use other words, so METEOR, which knows word stems and synonyms, is better than
+  metrics that count equal words. Those are printed below it for comparison.
+- An extracted answer is a part of a text. It is either right, which exact match measures, or partly
+  right, which F1 measures.
 
     python task13.py
 
-Takes seconds and no network, unless NLTK lacks WordNet, which METEOR takes synonyms from: then it
-is fetched once. Expect a ROUGE-1 of 0.772, a METEOR of 0.372 (0.345 without WordNet), and an exact
-match of 0.25.
+Takes seconds. METEOR needs WordNet for synonyms; if NLTK does not have it, it is downloaded once.
+Expect a ROUGE-1 of 0.772, a METEOR of 0.372 (0.345 without WordNet) and an exact match of 0.25.
 """
 
 from __future__ import annotations
@@ -17,12 +19,19 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from statistics import fmean
 from string import punctuation
+from typing import Any
 
-import numpy as np
+import nltk
+from nltk.corpus import wordnet
+from nltk.tokenize import NLTKWordTokenizer
+from nltk.translate.meteor_score import meteor_score
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import TER
 
 import common
+from task12 import References, as_lists, bleu, chrf, corpus_score, smoothed_bleu
 
 SUMMARY_PREDICTIONS = [
     "Pluto is a dwarf planet in our solar system, located in the Kuiper Belt beyond Neptune, and "
@@ -56,124 +65,109 @@ ANSWER_REFERENCES = [
 ]
 
 
-class UnicodeWords:
-    """A tokenizer for rouge_score, whose own knows no letters but those of English."""
+class UnicodeTokenizer:
+    """A tokenizer for rouge_score, whose own tokenizer drops all letters but a to z."""
 
     @staticmethod
     def tokenize(text: str) -> list[str]:
-        """Return the runs of letters and digits in lower case."""
+        """Return the sequences of letters and digits, in lower case."""
         return re.findall(r"[^\W_]+", text.lower())
 
 
-def rouge(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, float]:
-    """Compute the F-measures of ROUGE-1, -2, -L and -Lsum as shares, means over texts (Lin 2004).
+def rouge(predictions: list[str], references: References) -> dict[str, float]:
+    """Compute the F-measures of ROUGE-1, -2, -L and -Lsum from 0 to 1, means over texts (Lin 2004).
 
-    They compare words, pairs of words, the longest common subsequence of words, and that of
-    lines. Of several references the one that agrees most counts.
+    They compare words, pairs of words, the longest common subsequence of words, and that of each
+    line. With several references, the one with the highest score counts.
     """
-    from rouge_score.rouge_scorer import RougeScorer
-
     names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
-    scorer = RougeScorer(names, tokenizer=UnicodeWords())
-    pairs = common.pair_up(predictions, references)
+    scorer = RougeScorer(names, tokenizer=UnicodeTokenizer())
+    pairs = zip(predictions, as_lists(references), strict=True)
     scores = [scorer.score_multi(several, text) for text, several in pairs]
-    return {name: float(np.mean([each[name].fmeasure for each in scores])) for name in names}
+    return {name: fmean(score[name].fmeasure for score in scores) for name in names}
 
 
-class NoWordNet:
-    """What METEOR asks for synonyms where WordNet is not to be had: it finds none."""
+class NoSynonyms:
+    """A replacement for WordNet that knows no synonyms."""
 
     @staticmethod
-    def synsets(word: str) -> list:
-        """Return no meaning."""
+    def synsets(word: str) -> list[Any]:
+        """Return an empty list of meanings."""
         return []
 
 
-def find_wordnet() -> object:
-    """Return NLTK's WordNet, fetched if need be, or `NoWordNet` with a note."""
-    import nltk
-    from nltk.corpus import wordnet
-
-    url = nltk.downloader.Downloader.DEFAULT_URL
+def find_wordnet() -> Any:
+    """Return NLTK's WordNet, downloaded if necessary, or `NoSynonyms` with a note."""
     with contextlib.suppress(LookupError):
         wordnet.ensure_loaded()
         return wordnet
     try:
-        common.reach(url)
+        common.check_server(nltk.downloader.Downloader.DEFAULT_URL)
         nltk.download("wordnet", quiet=True, raise_on_error=True)  # checks a digest
         wordnet.ensure_loaded()
         return wordnet
     except (common.ScriptError, LookupError, ValueError, OSError) as error:
         common.note(
-            f"{common.brief(error)}; METEOR matches exact words and stems only, no synonyms: fetch "
-            "WordNet once with `python -m nltk.downloader wordnet`"
+            f"{common.first_line(error)}; METEOR matches exact words and stems, but no synonyms. "
+            "Download WordNet once with `python -m nltk.downloader wordnet`"
         )
-        return NoWordNet
+        return NoSynonyms
 
 
-def meteor(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, float]:
-    """Compute METEOR as a share, the mean over texts (Banerjee and Lavie 2005).
+def meteor(predictions: list[str], references: References) -> dict[str, float]:
+    """Compute METEOR from 0 to 1, the mean over texts (Banerjee and Lavie 2005).
 
-    Words agree if they, their stems or their meanings (WordNet) are the same; recall counts nine
-    times as much as precision, and scattered matches are worth less. Of several references the
-    best counts.
+    Words match if they are equal, have the same stem, or are synonyms in WordNet. Recall counts
+    nine times as much as precision, and scattered matches count less. With several references, the
+    one with the highest score counts.
     """
-    from nltk.tokenize import NLTKWordTokenizer
-    from nltk.translate.meteor_score import meteor_score
-
-    pairs, split = common.pair_up(predictions, references), NLTKWordTokenizer().tokenize
-    wordnet = find_wordnet()
+    split, synonyms = NLTKWordTokenizer().tokenize, find_wordnet()
     scores = [
-        meteor_score([split(each) for each in several], split(text), wordnet=wordnet)
-        for text, several in pairs
+        meteor_score([split(each) for each in several], split(text), wordnet=synonyms)
+        for text, several in zip(predictions, as_lists(references), strict=True)
     ]
-    return {"meteor": float(np.mean(scores))}
+    return {"meteor": fmean(scores)}
 
 
-def ter(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, object]:
-    """Compute the translation edit rate: edits for 100 words of the reference (Snover et al. 2006).
+def ter(predictions: list[str], references: References) -> dict[str, Any]:
+    """Compute the translation edit rate: edits per 100 words of the reference (Snover et al. 2006).
 
-    The fewer the better, 0 for the same text; it can be above 100.
+    Lower is better: 0 for equal texts. It can be above 100.
     """
-    return common.sacrebleu_score("TER", predictions, references)
+    return corpus_score(TER(), predictions, references)
 
 
 def squad_words(text: str) -> list[str]:
-    """Split a text as SQuAD's metrics do: lower case, no punctuation, no English articles."""
+    """Split a text as the SQuAD metrics do: lower case, no punctuation, no English articles."""
     text = "".join(character for character in text.lower() if character not in punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
-def exact_match(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, float]:
-    """Compute the share of predictions that are one of their references in every word.
-
-    Case, punctuation and articles do not count (Rajpurkar et al. 2016).
-    """
-    hits = [
+def exact_match(predictions: list[str], references: References) -> dict[str, float]:
+    """Compute the fraction of predictions with the words of a reference (Rajpurkar et al. 2016)."""
+    matches = [
         any(squad_words(text) == squad_words(each) for each in several)
-        for text, several in common.pair_up(predictions, references)
+        for text, several in zip(predictions, as_lists(references), strict=True)
     ]
-    return {"exact_match": float(np.mean(hits))}
+    return {"exact_match": fmean(matches)}
 
 
-def f1(predictions: list[str], references: Sequence[common.Reference]) -> dict[str, float]:
-    """Compute the F1 of the words of each prediction, and the mean over them, as a share.
+def word_f1(prediction: str, reference: str) -> float:
+    """Return the harmonic mean of precision and recall of the words of a prediction."""
+    predicted, expected = Counter(squad_words(prediction)), Counter(squad_words(reference))
+    if not (predicted and expected):
+        return float(predicted == expected)
+    shared = (predicted & expected).total()
+    return 2 * shared / (predicted.total() + expected.total())
 
-    It is the harmonic mean of precision and recall of the words, wherever they stand, against the
-    best of several references (Rajpurkar et al. 2016).
-    """
 
-    def agreement(text: str, reference: str) -> float:
-        found, wanted = Counter(squad_words(text)), Counter(squad_words(reference))
-        if not (found and wanted):
-            return float(found == wanted)
-        return 2 * (found & wanted).total() / (found.total() + wanted.total())
-
+def f1(predictions: list[str], references: References) -> dict[str, float]:
+    """Compute the mean F1 of the words of each prediction and of its best reference."""
     scores = [
-        max(agreement(text, each) for each in several)
-        for text, several in common.pair_up(predictions, references)
+        max(word_f1(text, each) for each in several)
+        for text, several in zip(predictions, as_lists(references), strict=True)
     ]
-    return {"f1": float(np.mean(scores))}
+    return {"f1": fmean(scores)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -181,23 +175,28 @@ def main(argv: list[str] | None = None) -> int:
     common.argument_parser(__doc__).parse_args(argv)
 
     print("Scenario 1, a summary: ROUGE, the share of words, pairs and sequences in common")
-    for name, value in rouge(SUMMARY_PREDICTIONS, SUMMARY_REFERENCES).items():
+    metric = common.local_metric(rouge)
+    scores = metric.compute(predictions=SUMMARY_PREDICTIONS, references=SUMMARY_REFERENCES)
+    for name, value in scores.items():
         print(f"{name}: {value}")
 
     print("\nScenario 2, a translation: METEOR, as another word may be as good")
-    texts = TRANSLATION_GENERATED, TRANSLATION_REFERENCE
-    print(f"METEOR: {meteor(*texts)['meteor']}")
-    bleu = common.bleu(*texts)
-    why = "" if bleu["bleu"] else " (no four words in a row are in common)"
-    print(f"BLEU: {bleu['bleu']}{why}")
-    print(f"sacreBLEU, smoothed, of 100: {common.sacrebleu(*texts)['score']}")
-    print(f"chrF, characters, of 100: {common.chrf(*texts)['score']}")
-    print(f"TER, edits for 100 words: {ter(*texts)['score']}")
+    translation = {"predictions": TRANSLATION_GENERATED, "references": TRANSLATION_REFERENCE}
+    print(f"METEOR: {common.local_metric(meteor).compute(**translation)['meteor']}")
+    unsmoothed = common.local_metric(bleu).compute(**translation)["bleu"]
+    reason = "" if unsmoothed else " (no four words in a row are in common)"
+    print(f"BLEU: {unsmoothed}{reason}")
+    for name, function in (
+        ("sacreBLEU, smoothed, of 100", smoothed_bleu),
+        ("chrF, characters, of 100", chrf),
+        ("TER, edits for 100 words", ter),
+    ):
+        print(f"{name}: {common.local_metric(function).compute(**translation)['score']}")
 
     print("\nScenario 3, an extracted answer: exact match, then F1 for what is partly right")
-    answers = ANSWER_PREDICTIONS, ANSWER_REFERENCES
-    print(f"exact match: {exact_match(*answers)['exact_match']}")
-    print(f"F1 of words: {f1(*answers)['f1']}")
+    answers = {"predictions": ANSWER_PREDICTIONS, "references": ANSWER_REFERENCES}
+    print(f"exact match: {common.local_metric(exact_match).compute(**answers)['exact_match']}")
+    print(f"F1 of words: {common.local_metric(f1).compute(**answers)['f1']}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Tiny checkpoints with the files, names and settings of the real ones, and nothing learnt.
+"""Tiny random checkpoints with the files, names and settings of the real ones.
 
-    python tests/checkpoints.py DIR        makes all of them there
+    python tests/checkpoints.py DIR        writes all of them there
 
-Their weights come from a seed, name by name, so that they are the same under any version of
-transformers: `tests/record_pipelines.py` has version 4.47.1 use them.
+The weights are drawn from a seed, parameter by parameter in the order of their names, so they are
+equal in every version of transformers. `tests/record_pipelines.py` uses them in version 4.47.1.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import sentencepiece
 import tokenizers
@@ -22,8 +23,8 @@ import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # where the scripts are
-import common
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the folder of the scripts
+import lab_common
 import task04
 import task05
 import task06
@@ -33,20 +34,20 @@ import task09
 import task11
 import task12
 
-TEXT = [  # what the tokenizers learn their words from: the statement's, which do not change
-    *common.VERSES.read_text(encoding="utf-8").splitlines(),
+TEXT = [  # the training text of the tokenizers; the recorded outputs depend on it
+    *lab_common.VERSES.read_text(encoding="utf-8").splitlines(),
     *(task04.LONG_TEXT.strip(), task06.SPANISH_TEXT, task07.CONTEXT, task07.QUESTION),
     *(task05.REVIEW, *[task11.PROMPT] * 20, *task12.INPUT_SENTENCES_2),
     *(reference for references in task12.REFERENCES_2 for reference in references),
 ]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"  # a revision, as the Hub names it
-CHAT_TEMPLATE = (  # with the switch that Qwen's has
+CHAT_TEMPLATE = (  # with the thinking mode of Qwen3
     "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n"
     "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
     "{% endif %}"
 )
-SUMMARIES = {  # the settings that T5's checkpoints have for them
+SUMMARIES = {  # the settings of T5 checkpoints for summaries
     "early_stopping": True,
     "length_penalty": 2.0,
     "max_length": 200,
@@ -57,21 +58,22 @@ SUMMARIES = {  # the settings that T5's checkpoints have for them
 }
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def save(model: transformers.PreTrainedModel, folder: Path, seed: int) -> None:
-    """Fill a model with numbers wide apart, so that no choice hangs on a rounding; save it."""
-    random = torch.Generator().manual_seed(seed)
+    """Fill a model with large random weights, so that no output depends on rounding; save it."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, weight in sorted(model.named_parameters()):
             if weight.dim() > 1:
-                weight.copy_(torch.randn(weight.shape, generator=random) * weight.shape[-1] ** -0.5)
+                values = torch.randn(weight.shape, generator=generator)
+                weight.copy_(values * weight.shape[-1] ** -0.5)
     model.save_pretrained(folder)
 
 
-def sentence_pieces(path: Path, **options: object) -> list[str]:
+def sentence_pieces(path: Path, **options: Any) -> list[str]:
     """Train a SentencePiece model, save it and return its pieces."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -88,7 +90,7 @@ def sentence_pieces(path: Path, **options: object) -> list[str]:
 
 
 def make_t5(folder: Path, seed: int = 1) -> None:
-    """Make an encoder-decoder with T5's settings for summaries, kept in its configuration."""
+    """Make an encoder-decoder with T5's settings for summaries in its configuration."""
     pieces = sentence_pieces(
         folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, model_type="unigram"
     )
@@ -101,14 +103,11 @@ def make_t5(folder: Path, seed: int = 1) -> None:
         decoder_start_token_id=0, task_specific_params={"summarization": SUMMARIES},
     )  # fmt: skip
     save(transformers.T5ForConditionalGeneration(config), folder, seed)
-    (folder / "generation_config.json").unlink()  # checkpoints of T5's time have none
+    (folder / "generation_config.json").unlink()  # T5's original checkpoints have none
 
 
 def make_marian(folder: Path, seed: int = 2, old: bool = False) -> None:
-    """Make a translator with a SentencePiece model for each of its languages.
-
-    `old`: its settings stand in its configuration, as once they all did.
-    """
+    """Make a translation model. With `old`, its configuration holds its generation settings."""
     pieces = sentence_pieces(folder / "source.spm", bos_id=-1, pad_id=-1)
     (folder / "target.spm").write_bytes((folder / "source.spm").read_bytes())
     vocabulary = ["</s>", "<unk>", *(p for p in pieces if p not in ("</s>", "<unk>")), "<pad>"]
@@ -135,7 +134,7 @@ def make_marian(folder: Path, seed: int = 2, old: bool = False) -> None:
 
 
 def make_distilbert(folder: Path, seed: int = 3) -> None:
-    """Make an encoder that finds answers, with a vocabulary of words and pieces of words."""
+    """Make an extractive reader with a vocabulary of words and letters."""
     words = sorted(set(" ".join(TEXT).replace(",", " ").replace(".", " ").split()))
     letters = sorted(set("".join(TEXT)) - {" "})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
@@ -152,7 +151,7 @@ def make_distilbert(folder: Path, seed: int = 3) -> None:
 
 
 def make_classifier(folder: Path, seed: int = 8) -> None:
-    """Make a classifier of sentiment, as task 09 starts from: its label 1 is a happy text."""
+    """Make a sentiment classifier, in which label 1 is a positive text."""
     make_distilbert(folder)
     vocabulary = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
     config = transformers.DistilBertConfig(
@@ -163,7 +162,7 @@ def make_classifier(folder: Path, seed: int = 8) -> None:
 
 
 def byte_pairs(special: list[str]) -> tokenizers.Tokenizer:
-    """Train byte pairs as GPT-2 has them."""
+    """Train a byte-pair tokenizer like that of GPT-2."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -176,7 +175,7 @@ def byte_pairs(special: list[str]) -> tokenizers.Tokenizer:
 
 
 def make_gpt2(folder: Path, seed: int = 4) -> None:
-    """Make a decoder with GPT-2's vocab.json and merges.txt."""
+    """Make a decoder with GPT-2's vocab.json and merges.txt, and a context of 64 tokens."""
     tokenizer = byte_pairs(["<|endoftext|>"])
     tokenizer.model.save(str(folder))
     end = {f"{kind}_token": "<|endoftext|>" for kind in ("bos", "eos", "unk")}
@@ -189,7 +188,7 @@ def make_gpt2(folder: Path, seed: int = 4) -> None:
 
 
 def make_chat(folder: Path, seed: int = 5) -> None:
-    """Make a decoder of Llama's shape for conversations, that would draw its words by itself."""
+    """Make a Llama with a chat template, whose own settings ask for sampling."""
     tokenizer = byte_pairs(["<|end|>", "<|start|>", "<think>", "</think>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
@@ -206,7 +205,7 @@ def make_chat(folder: Path, seed: int = 5) -> None:
     )
 
 
-CHECKPOINTS: dict[common.HubModel, Callable[[Path], None]] = {
+CHECKPOINTS: dict[str, Callable[[Path], None]] = {
     task04.MODEL: make_t5,
     task05.MODEL: make_chat,
     task06.MODEL: make_marian,
@@ -220,14 +219,14 @@ CHECKPOINTS: dict[common.HubModel, Callable[[Path], None]] = {
 
 
 def make_all(folder: Path) -> None:
-    """Make a checkpoint for every model that a script uses by default, in a folder of its name."""
-    for model, make in CHECKPOINTS.items():
-        (folder / model.name).mkdir(parents=True)
-        make(folder / model.name)
+    """Make a checkpoint for each default model of the scripts, in a folder of its name."""
+    for name, make in CHECKPOINTS.items():
+        (folder / name).mkdir(parents=True)
+        make(folder / name)
 
 
 def put_in_cache(home: Path, name: str, checkpoint: Path) -> None:
-    """Put a checkpoint where the Hub's library would have put it."""
+    """Copy a checkpoint to the place where huggingface_hub would have saved it."""
     cached = home / "hub" / f"models--{name.replace('/', '--')}"
     copytree(checkpoint, cached / "snapshots" / COMMIT)
     (cached / "refs").mkdir()
@@ -235,9 +234,9 @@ def put_in_cache(home: Path, name: str, checkpoint: Path) -> None:
 
 
 def fill_cache(home: Path, made: Path) -> None:
-    """Put every checkpoint of `make_all` into a cache; HF_HOME tells the library where it is."""
-    for model in CHECKPOINTS:
-        put_in_cache(home, model.name, made / model.name)
+    """Put each checkpoint of `make_all` into the cache in `home`, the value of HF_HOME."""
+    for name in CHECKPOINTS:
+        put_in_cache(home, name, made / name)
 
 
 if __name__ == "__main__":

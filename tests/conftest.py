@@ -1,8 +1,7 @@
-"""What the test files share."""
+"""Fixtures and helpers that several test files use."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -13,69 +12,60 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from shutil import copytree
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import common
+import lab_common
 
-if TYPE_CHECKING:
-    import torch
-
-os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for each other are slow on a busy machine
-# HYPOTHESIS_PROFILE=deep tries thirty times as many examples of every property, and others
-# each time. A busy machine has no deadlines.
+os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: several threads are slow on a busy machine
 settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True)
-settings.register_profile("deep", max_examples=1000, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+settings.load_profile("quick")
 ROOT = Path(common.__file__).parent
-NOBODY = "http://127.0.0.1:9"  # listens there
-Pair = tuple["torch.nn.Module", object]  # a model and its tokenizer
+EXPECTED = ROOT / "tests" / "expected"
+SHARED = ROOT.parent / "shared"  # real data and models; tests that need them skip without them
+NOBODY = "http://127.0.0.1:9"  # no server listens there
+CPU = torch.device("cpu")
+ModelAndTokenizer = tuple[Any, Any]
+RunScript = Callable[..., subprocess.CompletedProcess]
 
 
-def only_line(err: str, about: str) -> str:
-    """Return the one line on standard error that says this."""
-    lines = [line for line in err.splitlines() if about in line]
+def only_line(text: str, part: str) -> str:
+    """Return the only line of `text` that contains `part`."""
+    lines = [line for line in text.splitlines() if part in line]
     assert len(lines) == 1
     return lines[0]
 
 
-def load_pair(folder: Path, kind: str = "generator") -> Pair:
-    """Load a model, of this class of transformers, on the CPU, and its tokenizer."""
-    import torch
-
-    return common.load_model(folder, kind, torch.device("cpu")), common.load_tokenizer(folder)
-
-
-class Parsed(BaseException):
-    """The command line was read without complaint; nothing else is to happen."""
-
-
-parse_args = argparse.ArgumentParser.parse_args
-
-
-def only_parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
-    """Stand in for `ArgumentParser.parse_args`: read the command line, and go no further."""
-    parse_args(parser, argv)
-    raise Parsed
+def load_pair(folder: Path, auto_class: Any = None) -> ModelAndTokenizer:
+    """Load a model and its tokenizer; by default the model is a generative one."""
+    if auto_class is None:
+        config = json.loads((folder / "config.json").read_text())
+        auto_class = AutoModelForCausalLM
+        if config.get("is_encoder_decoder"):
+            auto_class = AutoModelForSeq2SeqLM
+    return common.load(auto_class, folder), common.load(AutoTokenizer, folder)
 
 
 @pytest.fixture(autouse=True)
-def keep_the_project_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test write into the project's folders or reach the network."""
+def isolated_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redirect the project's folders and servers, so that no test writes or downloads there."""
+    torch.set_num_threads(1)
     monkeypatch.setattr(common, "DATA", tmp_path / "DATA")
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(common, "ELECTRICITY_URL", f"{NOBODY}/")
-    monkeypatch.setattr(common, "INFERNO_SOURCES", {f"{NOBODY}/": None})
+    monkeypatch.setattr(lab_common, "INFERNO_SOURCES", {f"{NOBODY}/": None})
 
 
 @pytest.fixture
-def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run a script as a person would, from another working directory."""
+def run_script(tmp_path: Path) -> RunScript:
+    """Return a function that runs a script as a user would, from another working directory."""
 
-    def run(script: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
+    def run(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess:
         command = [sys.executable, ROOT / script, *map(str, arguments)]
         options = {"cwd": tmp_path, "capture_output": True, "text": True} | options
         return subprocess.run(command, check=False, **options)
@@ -84,7 +74,7 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
 
 
 class Server(ThreadingHTTPServer):
-    """A stand-in for what the scripts download from, on the loopback interface."""
+    """A local replacement for the servers from which the scripts download."""
 
     files: dict[str, bytes]
     requests: list[str]
@@ -92,6 +82,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Server
+
     def do_HEAD(self) -> None:
         if self.server.behaviour == "silent":
             time.sleep(2)
@@ -101,16 +93,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests.append(self.path)
         content = self.server.files.get(self.path.rsplit("/", 1)[-1])
-        if content is None or self.server.behaviour == "gone":
+        if content is None or self.server.behaviour == "missing":
             self.send_error(404)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        half = self.server.behaviour in ("breaks off", "stalls")
-        self.wfile.write(content[: len(content) // 2] if half else content)
+        is_partial = self.server.behaviour in ("breaks off", "stalls")
+        self.wfile.write(content[: len(content) // 2] if is_partial else content)
         if self.server.behaviour == "stalls":
-            self.rfile.read(1)  # until the other side is gone
+            self.rfile.read(1)  # waits until the client has gone
 
     def log_message(self, *_: object) -> None:
         pass
@@ -118,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """Start a stand-in that has no files yet."""
+    """Start a local server without files."""
     with Server(("127.0.0.1", 0), Handler) as server:
         server.files, server.requests = {}, []
         threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True).start()
@@ -128,7 +120,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make two months of training data and ten days of test data, in the recordings' form."""
+    """Write two months of training data and ten days of test data."""
     folder = tmp_path_factory.mktemp("electricity")
     for split, rows in (("train", slice(-6000, None)), ("test", slice(0, 1000))):
         frame = common.synthetic_electricity(split)[rows]
@@ -137,52 +129,27 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def good(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder of data for every script, in which nothing is wrong."""
-    folder = tmp_path_factory.mktemp("good")
-    for script in ("task01", "task02", "task03"):
-        copytree(small_data, folder / script)
-    classifier, choice, retrieval = (
-        folder / name for name in ("lab_classifier", "lab_multiple_choice", "lab_retrieval")
-    )
-    for each in (classifier, choice, retrieval / "qrels"):
-        each.mkdir(parents=True)
-    for split in ("train", "validation", "test"):
-        rows = "".join(f"{split} text {row},{row % 2}\n" for row in range(20))
-        (classifier / f"{split}.csv").write_text(f"text,label\n{rows}")
-        question = {"question": "Which one?", "choices": ["this", "that"], "answer": 1}
-        (choice / f"{split}.jsonl").write_text("\n".join([json.dumps(question)] * 20))
-        rows = "".join(f"c{row}\td{row}\t1\n" for row in range(10))
-        (retrieval / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
-    for name, letter in (("corpus", "d"), ("queries", "c")):
-        rows = [{"_id": f"{letter}{row}", "title": "", "text": "Some text."} for row in range(10)]
-        (retrieval / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
-
-
-@pytest.fixture(scope="session")
 def recordings() -> Path:
-    """Find the recordings, which are not part of the project; skip where they are not."""
-    places = (ROOT / "DATA", ROOT.parent / "shared" / "data")
-    for folder in (place / "electricity_consumption" for place in places):
-        if (folder / "electricity_train.csv").exists():
-            return folder
-    pytest.skip("the recordings are not here; `python task01.py` downloads them")
+    """Return the folder of the recordings, which are not part of the project."""
+    for folder in (ROOT / "DATA", SHARED / "data"):
+        if (folder / "electricity_consumption" / "electricity_train.csv").exists():
+            return folder / "electricity_consumption"
+    pytest.skip("the recordings are not on this machine; `python task01.py` downloads them")
 
 
 @pytest.fixture(scope="session")
 def inferno() -> Path:
-    """Find the etext of the Inferno, which is not part of the project; skip where it is not."""
-    for folder in (ROOT / "DATA" / "dante", ROOT.parent / "shared" / "data" / "dante"):
-        if (folder / common.INFERNO_FILE).exists():
-            return folder / common.INFERNO_FILE
-    pytest.skip("the Inferno is not here; `python dante_gpt.py` downloads it")
+    """Return the file of the Inferno, which is not part of the project."""
+    for folder in (ROOT / "DATA" / "dante", SHARED / "data" / "dante"):
+        if (folder / lab_common.INFERNO_FILE).exists():
+            return folder / lab_common.INFERNO_FILE
+    pytest.skip("the Inferno is not on this machine; `python dante_gpt.py` downloads it")
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a tiny checkpoint for every default model, in a folder of its name."""
-    from checkpoints import make_all  # imports transformers
+    """Make a tiny random checkpoint for each default model, in a folder of its name."""
+    from checkpoints import make_all
 
     folder = tmp_path_factory.mktemp("checkpoints")
     make_all(folder)
@@ -191,7 +158,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give this process an empty Hub's cache, and a Hub that nobody answers for."""
+    """Give this process an empty cache of the Hub, and no network to reach the Hub."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

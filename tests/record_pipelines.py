@@ -1,4 +1,4 @@
-"""Record what the pipelines of transformers 4.47.1 answer: the tests compare the scripts with it.
+"""Record the outputs of the pipelines of transformers 4.47.1, which the tests compare with.
 
 python tests/checkpoints.py DIR
 python -m venv old && old/bin/pip install transformers==4.47.1 torch sentencepiece protobuf
@@ -18,28 +18,24 @@ from transformers import pipeline
 FOLDER, ROOT = Path(sys.argv[1]), Path(__file__).parent.parent
 
 
-def constants(script: str) -> dict:
-    """Read a script's constants without importing it: it needs a later transformers."""
+def constants(script: str) -> dict[str, object]:
+    """Read a script's constants without importing it, because it needs transformers 5."""
     tree = ast.parse((ROOT / f"{script}.py").read_text(encoding="utf-8"))
-    pairs = ((node.targets[0], node.value) for node in tree.body if isinstance(node, ast.Assign))
     found = {}
-    for target, value in pairs:
-        try:
-            found[ast.unparse(target)] = ast.literal_eval(value)
-        except ValueError:  # not a literal, but a call
-            found[ast.unparse(target)] = value
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            try:
+                found[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+            except ValueError:  # not a literal
+                continue
     return found
 
 
-def model(script: str, name: str = "MODEL") -> str:
-    return str(FOLDER / constants(script)[name].args[0].value)
-
-
 task04, task06, task07, task12 = map(constants, ("task04", "task06", "task07", "task12"))
-summarizer = pipeline("summarization", model=model("task04"))
-bulgarian = pipeline("translation", model=model("task06"))
-english = pipeline("translation", model=model("task12"))
-reader = pipeline("question-answering", model=model("task07", "EXTRACTIVE_MODEL"))
+summarizer = pipeline("summarization", model=str(FOLDER / task04["MODEL"]))
+bulgarian = pipeline("translation", model=str(FOLDER / task06["MODEL"]))
+english = pipeline("translation", model=str(FOLDER / task12["MODEL"]))
+reader = pipeline("question-answering", model=str(FOLDER / task07["EXTRACTIVE_MODEL"]))
 long_context = " ".join([task04["LONG_TEXT"], task07["CONTEXT"]] * 3)  # several windows
 records = {
     "version": transformers.__version__,

@@ -1,0 +1,132 @@
+"""lab_classifier.py: leaks, classifiers, and settings that are chosen by validation alone."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import common
+import lab_classifier
+import task07
+from lab_classifier import SPLITS, encode_labels, fit_linear, fit_mlp
+
+Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
+WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
+
+
+def table(texts: str, labels: str) -> pd.DataFrame:
+    return pd.DataFrame({"text": texts.split(","), "label": labels.split()})
+
+
+def test_leaks_are_counted_and_removed(capsys: Capture) -> None:
+    splits = {
+        "train": table("a b,A  b,c,d,e", "x y x x x"),
+        "validation": table("C,f,g", "x x y"),
+        "test": table("f,d ,h", "x x x"),
+    }
+    kept = [rows["text"].tolist() for rows in lab_classifier.remove_leaks(splits).values()]
+    assert kept == [["a b", "A  b", "e"], ["C", "g"], ["f", "d ", "h"]]
+    out = capsys.readouterr().out
+    assert out.startswith("texts more than once in train: 1, of these with several labels: 1\n")
+    assert re.findall(r"left out: (\d)\n", out) == ["2", "1"]
+
+
+def test_labels_are_numbered_and_named() -> None:
+    numbers, names = encode_labels({"train": table("a,b,c,d", "3 1 2 0")}, "ag_news")
+    assert (numbers["train"].tolist(), names) == ([3, 1, 2, 0], [*lab_classifier.LABELS["ag_news"]])
+    splits = {"train": table("a,b,c", "0 10 9")}  # of another data set
+    numbers, names = encode_labels(splits, "ag_news")
+    assert (numbers["train"].tolist(), names) == ([0, 2, 1], ["0", "9", "10"])
+    with pytest.raises(common.ScriptError, match="no training text has the label '7' of the test "):
+        encode_labels(splits | {"test": table("e", "7")}, "ag_news")
+
+
+def test_one_csv_file_is_split(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    table(",".join(map(str, range(50))), "a b " * 25).to_csv(path, index=False)
+    splits = lab_classifier.read_splits(str(path), None, 0)
+    assert [len(splits[name]) for name in SPLITS] == [41, 4, 5]
+    assert len(set().union(*(rows["text"] for rows in splits.values()))) == 50
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    ("text,label\na,1\n ,2\n", "rows.csv: row 3: text is empty; every row needs one"),
+    ("text,label\na,1\nb,2\n", "too few texts: none is left for validation and test"),
+    ("text,label\n" + "a,1\nb,1\n" * 20, "the training texts have . label; two are needed"),
+])  # fmt: skip
+def test_wrong_table_is_one_line(tmp_path: Path, content: str, problem: str) -> None:
+    (tmp_path / "rows.csv").write_text(content)
+    with pytest.raises(common.ScriptError, match=problem):
+        lab_classifier.main(["--dataset", str(tmp_path / "rows.csv"), "--model", "bundled"])
+
+
+def test_features_are_fitted_on_the_training_texts_alone() -> None:
+    texts = {"train": ["one two", "two three"], "test": ["two four"]}
+    both = [lab_classifier.word_features(texts | {"validation": x}) for x in (["one"], ["four"])]
+    for name in texts:
+        assert np.array_equal(*(features[name].toarray() for features in both))
+    features = {"train": [[1, 5], [3, 5]], "validation": [[2, 6]], "test": [[5, 5]]}
+    standard = lab_classifier.standardise({name: np.array(features[name]) for name in SPLITS})
+    assert [standard[name].tolist() for name in SPLITS] == [[[-1, 0], [1, 0]], [[0, 1]], [[3, 0]]]
+
+
+@pytest.mark.parametrize("fit", [fit_mlp, partial(fit_linear, lab_classifier.SVM)])
+def test_weights_find_the_rare_label(fit: Any, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(lab_classifier, "MLP_EPOCHS", 30)
+    generator, found = np.random.default_rng(0), []
+    labels = (np.arange(1000) % 20 == 0).astype(int)
+    inputs = (generator.standard_normal((1000, 2)) + labels[:, None]).astype(np.float32)
+    for weighted in (False, True):
+        common.seed_everything(0)
+        predict = fit(inputs, labels, weighted, 0.3)
+        assert np.array_equal(predict(inputs), predict(inputs))  # without dropout
+        found.append(predict(inputs)[labels == 1].mean())
+    assert found[0] < 0.4 < 0.6 < found[1]
+
+
+def make_splits() -> dict[str, pd.DataFrame]:
+    """Return splits of 60 texts each; in about half of the texts, a word is the label."""
+    generator, splits = np.random.default_rng(0), {}
+    for name in SPLITS:
+        labels = generator.choice(["bad", "good", "good"], 60)
+        words = np.where(generator.random(60) < 0.5, labels, generator.choice(WORDS, 60))
+        texts = ",".join(f"{name}{i} {word}" for i, word in enumerate(words))
+        splits[name] = table(texts, " ".join(labels))
+    return splits
+
+
+def test_a_run_prints_classifiers_with_settings_chosen_by_validation(
+    tmp_path: Path, checkpoints: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    recorders = []
+    for name in ("print_table", "draw_confusion"):
+        recorders.append(Mock(wraps=getattr(lab_classifier, name)))
+        monkeypatch.setattr(lab_classifier, name, recorders[-1])
+    splits, outputs = make_splits(), []
+    labels = splits["test"]["label"].map({"good": "bad", "bad": "good"})
+    texts = "new " + splits["test"]["text"][::-1]
+    for changed in ({}, {}, {"label": labels}, {"text": texts.tolist()}):
+        for name, rows in (splits | {"test": splits["test"].assign(**changed)}).items():
+            rows.to_csv(tmp_path / f"{name}.csv", index=False)
+        options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
+        assert lab_classifier.main([*options, "--quick", "--finetune"]) == 0
+        outputs.append(capsys.readouterr().out)
+    tables, best = ([call.args[0] for call in each.call_args_list] for each in recorders)
+    for number in (2, 3):
+        assert [row.classifier for row in best[number]] == [row.classifier for row in best[0]]
+        for row, first in zip(tables[number], tables[0], strict=True):
+            assert row.setting == first.setting
+            assert np.array_equal(row.validation, first.validation)
+            assert number == 3 or np.array_equal(row.test, first.test)  # of changed texts
+    assert outputs[0] == outputs[1]  # the second time with cached features
+    assert "\n60 train, 60 validation, 60 test texts\n" in outputs[0]
+    rows = re.findall(r"^(.{53})(?: +\d\.\d{4}){3}$", outputs[0], re.MULTILINE)
+    assert (len(rows), rows[0].split()) == (1 + 2 + 3 * 4 + 1, ["none", "always", "good"])
+    assert re.search(r"^tuned, linear layer\n.*\n\n +bad( +[01]\.\d{4}){3}", outputs[0], re.M)

@@ -1,0 +1,197 @@
+"""lab_common.py: the Inferno's text, data sets, features of texts, and the tuning loop."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from checkpoints import COMMIT
+from conftest import Server, load_pair, only_line
+from huggingface_hub import constants, snapshot_download
+from transformers import AutoModel
+
+import common
+import lab_common
+import task07
+import task11
+from lab_common import all_layers_pooling, cls_pooling, mean_pooling
+
+Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
+POEM = 'Nel mezzo del cammin\n  <<verso & verso>>, "detto",\n\nCanto II\n\na riveder le stelle.'
+ETEXT = f"LA DIVINA COMMEDIA\n\nInferno: Canto I\n\n\n{POEM}\n\n\nEnd of the etext\n"
+PAGE = "<!DOCTYPE html>\n<title>Nel mezzo</title><p>Menu &amp; search</p>\n<pre class='x'>"
+PAGE += f"{html.escape(ETEXT)}</pre></html>"
+FORMS = {
+    "poem alone": POEM.encode(),
+    "CRLF": ETEXT.replace("\n", "\r\n").encode(),
+    "byte-order mark": b"\xef\xbb\xbf" + ETEXT.encode(),
+    "trailing whitespace": ETEXT.replace("\n", " \t\n").encode(),
+    "HTML with CRLF": PAGE.replace("\n", "\r\n").encode(),
+    "HTML with tags": PAGE.replace("mezzo", "<b>mezzo</b>").encode(),
+    "HTML with non-breaking spaces": PAGE.replace("\n  ", "\n&nbsp; ").encode(),
+    "Latin-1": ("\xc8 il poema\n" + ETEXT).encode("latin-1"),
+}
+WORDS = task07.CONTEXT.split()  # that the tiny encoder knows
+TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(40)]
+
+
+@pytest.mark.parametrize("raw", FORMS.values(), ids=FORMS)
+def test_every_form_of_the_etext_gives_the_poem(raw: bytes) -> None:
+    assert lab_common.clean_text(raw) == POEM
+
+
+def test_other_text_is_used_with_a_note(tmp_path: Path, capsys: Capture) -> None:
+    path, text = tmp_path / "song.txt", "Nel mezzo del cammin: perché “più”,\n\n  così & <verso>"
+    for encoding in ("utf-8", "cp1252"):
+        path.write_bytes((text + "\n").encode(encoding))
+        assert lab_common.load_inferno(path) == text
+        assert only_line(capsys.readouterr().err, f"{path}: not the edition of the Inferno that ")
+    for content, problem in ((b"<pre> \r\n</pre>", "the file is empty"), (b"\xff\xfea\0", "not a")):
+        path.write_bytes(content)
+        with pytest.raises(common.ScriptError, match=f"song.txt: {problem}"):
+            lab_common.load_inferno(path)
+
+
+@pytest.fixture
+def archive(server: Server, monkeypatch: Patch) -> Server:
+    """Serve a page without a digest as the first source, and a file with one as the second."""
+    address, digest = f"http://127.0.0.1:{server.server_port}", hashlib.sha256(POEM.encode())
+    sources = {f"{address}/page": None, f"{address}/copy": digest.hexdigest()}
+    monkeypatch.setattr(lab_common, "INFERNO_SHA256", digest.hexdigest())
+    monkeypatch.setattr(lab_common, "INFERNO_SOURCES", sources)
+    return server
+
+
+@pytest.mark.parametrize(("page", "copy", "behaviour", "reason"), [
+    (PAGE, "", "honest", None),
+    ("<pre>Log in to read on", POEM, "honest", None),
+    ("", POEM.replace("verso", "versa"), "honest", "has the wrong SHA-256"),
+    (PAGE, POEM, "missing", "404"),
+    (PAGE, POEM, "breaks off", "failed"),
+])  # fmt: skip
+def test_sources_are_tried_in_order_and_the_embedded_verses_last(
+    page: str, copy: str, behaviour: str, reason: str | None, archive: Server, capsys: Capture
+) -> None:
+    archive.files, archive.behaviour = {"page": page.encode(), "copy": copy.encode()}, behaviour
+    path, requests = lab_common.find_inferno(), ["/page"] if copy == "" else ["/page", "/copy"]
+    if reason is None:
+        assert lab_common.clean_text(path.read_bytes()) == POEM
+        assert lab_common.find_inferno() == path  # without a second download
+    else:
+        assert path == lab_common.VERSES
+        assert not list((common.DATA / "dante").iterdir())
+        assert reason in only_line(capsys.readouterr().err, "verses written for this project")
+    assert archive.requests == requests
+
+
+def test_data_set_is_downloaded_once(cache: Path, server: Server, monkeypatch: Patch) -> None:
+    dataset, downloads = lab_common.HubDataset("someone/texts", 3, config="part"), []
+    folder = cache / "hub" / "datasets--someone--texts"
+
+    def download(name: str, **options: Any) -> str:
+        if not options.pop("local_files_only", False):
+            downloads.append(options["allow_patterns"])
+            for file in ("train/0001", "train/0000", "test/0000"):
+                path = folder / "snapshots" / COMMIT / "part" / f"{file}.parquet"
+                with common.complete_file(path) as temporary_path:
+                    pd.DataFrame({"text": [file]}).to_parquet(temporary_path)
+            with common.complete_file(folder / "refs/refs/convert/parquet") as temporary_path:
+                temporary_path.write_text(COMMIT)
+        return snapshot_download(name, local_files_only=True, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "NETWORK_TIMEOUT", 0.1)
+        with pytest.raises(common.ScriptError, match=r"^no answer .* name the .* --data DIR$"):
+            lab_common.hub_table(dataset, "train")
+    monkeypatch.setattr(lab_common, "snapshot_download", download)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    for _ in range(2):
+        table = lab_common.hub_table(dataset, "train")
+        assert (table["text"].tolist(), len(downloads)) == (["train/0000", "train/0001"], 1)
+    with pytest.raises(common.ScriptError, match=r"has no files part/validation/\*.parquet; the d"):
+        lab_common.hub_table(dataset, "validation")
+
+
+def test_json_lines_are_read_or_the_wrong_line_is_named(tmp_path: Path) -> None:
+    path, row = tmp_path / "rows.jsonl", '{"a": 1, "b": "x\u2028y"}'
+    path.write_text(f"\ufeff{row}\n", encoding="utf-8")
+    assert lab_common.read_jsonl(path, a=int, b=str) == [{"a": 1, "b": "x\u2028y"}]
+    path.write_text(f'{row}\n{{"a": true}}', encoding="utf-8")
+    with pytest.raises(common.ScriptError, match=r"rows.jsonl: line 2: 'a' must be an integer"):
+        lab_common.read_jsonl(path, a=int)
+
+
+@pytest.mark.parametrize("checkpoint", [task07.EXTRACTIVE_MODEL, task11.MODEL])
+def test_features_equal_those_of_each_text_alone(
+    checkpoint: str, checkpoints: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(lab_common, "BATCH_TOKENS", 30)  # several batches
+    model, tokenizer = load_pair(checkpoints / checkpoint, AutoModel)  # GPT-2 has no padding token
+    poolings = {"cls": cls_pooling, "mean": mean_pooling, "all": all_layers_pooling}
+    features = lab_common.encode(model, tokenizer, TEXTS, poolings, max_tokens=6)
+    for row, text in enumerate(TEXTS):
+        inputs = tokenizer(text, truncation=True, max_length=6, return_tensors="pt")
+        with torch.inference_mode():
+            states = model(**inputs, output_hidden_states=True).hidden_states
+        layers = torch.stack(states)[:, 0].numpy()  # (layers, time, width)
+        every = np.concatenate([layers.mean(1).ravel(), layers.max(1).ravel()])
+        expected = {"cls": layers[-1][0], "mean": layers[-1].mean(0), "all": every}
+        for name, feature in expected.items():
+            np.testing.assert_allclose(features[name][row], feature, atol=3e-6)
+
+
+def test_features_are_cached_by_content(checkpoints: Path, monkeypatch: Patch) -> None:
+    model, tokenizer = load_pair(checkpoints / task07.EXTRACTIVE_MODEL, AutoModel)
+    compute = Mock(wraps=lab_common.compute_features)
+    monkeypatch.setattr(lab_common, "compute_features", compute)
+
+    def features(texts: list[str], pooling: lab_common.Pooling = mean_pooling) -> np.ndarray:
+        return lab_common.encode(model, tokenizer, texts, {"x": pooling})["x"]
+
+    first = features(TEXTS)
+    assert np.array_equal(features(TEXTS), first)
+    assert compute.call_count == 1
+    assert not np.array_equal(features(TEXTS, cls_pooling), first)
+    assert np.array_equal(features(TEXTS[::-1]), first[::-1])
+    for path in (common.RESULTS / "features").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])  # damaged
+    assert np.array_equal(features(TEXTS), first)
+    assert compute.call_count == 4
+    next(model.parameters()).requires_grad_(False).mul_(2)
+    assert not np.array_equal(features(TEXTS), first)
+
+
+@pytest.mark.parametrize("rows", [1, 50, 1003])
+def test_batches_hold_every_row_once_per_epoch_in_new_orders(rows: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 200, rows).tolist()
+    for batches in (lab_common.random_batches(rows, 5, 2, each) for each in (None, lengths)):
+        epochs = batches[: len(batches) // 2], batches[len(batches) // 2 :]
+        for epoch in epochs:
+            assert (max(map(len, epoch)), len(epoch)) == (min(rows, 5), -(-rows // 5))
+            assert sorted(chain.from_iterable(epoch)) == list(range(rows))
+        assert rows == 1 or epochs[0] != epochs[1]
+    if rows == 1003:  # rows of similar length share a batch
+        padded = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
+        assert padded < 1.1 * 2 * sum(lengths)
+
+
+def test_training_takes_one_step_per_batch_and_ends_at_rate_zero() -> None:
+    model, weights = torch.nn.Linear(1, 1, bias=False).eval(), []
+
+    def batch_loss(batch: list[int]) -> torch.Tensor:
+        weights.append(model.weight.item())
+        return model.weight.sum()  # its gradient is always 1, so AdamW moves by the rate
+
+    lab_common.train(model, batch_loss, [[0]] * 100, 0.01)
+    moves = -np.diff([*weights, model.weight.item()])
+    assert (len(moves), model.training) == (100, False)  # in eval mode as before
+    assert moves[9] == max(moves) == pytest.approx(0.01, rel=0.05)
+    assert max(5 * moves[0], 1000 * moves[-1]) < moves[9]

@@ -1,0 +1,149 @@
+"""lab_retrieval.py: measures, training, and settings that are chosen on training claims alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from conftest import ModelAndTokenizer, load_pair
+from torch.nn import functional as F
+from transformers import AutoModel
+
+import common
+import lab_common
+import lab_retrieval
+import task07
+from lab_retrieval import MEAN, Collection, Qrels, mean_ndcg, print_table
+
+Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
+WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
+ENCODER = task07.EXTRACTIVE_MODEL
+HEADER = "query-id\tcorpus-id\tscore\n"
+
+
+def write_qrels(folder: Path, split: str, relevant: dict[int, int]) -> None:
+    lines = [f"c{claim}\td{document}\t1\n" for claim, document in relevant.items()]
+    (folder / "qrels" / f"{split}.tsv").write_text(HEADER + "".join(lines))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Write 50 documents of random words, and a claim about each but the first ten."""
+    generator, folder = np.random.default_rng(0), tmp_path / "data"
+    (folder / "qrels").mkdir(parents=True)
+    texts = [" ".join(generator.choice(WORDS, 12)) + ". End here." for _ in range(50)]
+    claims = [" ".join([*text.split()[3:7], *generator.choice(WORDS, 3)]) for text in texts[10:]]
+    corpus = [{"_id": f"d{i}", "title": f"Number {i}", "text": x} for i, x in enumerate(texts)]
+    queries = [{"_id": f"c{i}", "text": claim} for i, claim in enumerate(claims)]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_qrels(folder, "train", {i: i + 10 for i in range(20)})
+    write_qrels(folder, "test", {i: i + 10 for i in range(20, 40)})
+    return folder
+
+
+def cosines(pair: ModelAndTokenizer, collection: Collection) -> np.ndarray:
+    """Return the cosine similarities of claims and documents, (claims, documents)."""
+    texts = collection.claims, collection.documents()
+    ids = (lab_common.tokenize(pair[1], each) for each in texts)
+    features = (lab_common.compute_features(pair[0], each, MEAN)["mean"] for each in ids)
+    return lab_retrieval.cosine_similarities(*features)
+
+
+def test_weight_and_sentences_by_hand() -> None:
+    for relevant, weight in ((0, 0.8), (1, 0.25)):  # the middle of the best weights
+        qrels = Qrels([0], np.arange(3)[None] == relevant)
+        both = np.array([[3.0, 1, 2]]), np.array([[0.1, 0.3, 0.2]])
+        assert lab_retrieval.choose_weight(*both, qrels) == weight
+    sentences = ["Cells grow.", "In vitro (n = 3.5) they do, cf. table 2.", "12 did not!", "Why?"]
+    assert lab_retrieval.split_sentences(" ".join(sentences)) == sentences
+
+
+def test_other_relevant_documents_are_no_negatives(checkpoints: Path, monkeypatch: Patch) -> None:
+    train, pair = Mock(), load_pair(checkpoints / ENCODER, AutoModel)
+    monkeypatch.setattr(lab_common, "train", train)
+    monkeypatch.setattr(lab_retrieval, "HARD_NEGATIVES", 1)
+    texts = [" ".join(WORDS[i : i + 5]) for i in range(0, 30, 5)]
+    qrels = {"train": Qrels([0, 1], np.array([[1, 1, 0, 0], [0, 0, 1, 0]]))}
+    collection = Collection([""] * 4, texts[:4], texts[4:], qrels)
+    bm25_scores = np.array([[5.0, 4, 2, 3], [1, 4, 5, 3]])  # hard negatives: 3 and 1
+    lab_retrieval.train_encoder(*pair, collection, bm25_scores, 1)
+    logits = torch.from_numpy(cosines(pair, collection) / lab_retrieval.TEMPERATURE)
+    for batch, expected in (  # the pairs of claim and document are (0, 0), (0, 1), (1, 2)
+        ([2], [(1, [2, 1])]),  # a claim, then its document and the negatives
+        ([0, 1], [(0, [0, 3]), (0, [1, 3])]),
+        ([0, 2], [(0, [0, 2, 3]), (1, [2, 0, 1, 3])]),  # 1 is a negative of claim 1 alone
+    ):
+        target = torch.tensor(0)
+        losses = [F.cross_entropy(logits[claim, ids], target).item() for claim, ids in expected]
+        loss = train.call_args.args[1](batch).item()
+        assert loss == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_training_brings_claims_closer_to_their_documents(
+    checkpoints: Path, data: Path, monkeypatch: Patch
+) -> None:
+    pair = load_pair(checkpoints / ENCODER, AutoModel)
+    monkeypatch.setattr(lab_retrieval, "RATE", 1e-3)
+    collection = lab_retrieval.read_collection(data, quick=False)
+    train, before = collection.qrels["train"], cosines(pair, collection)
+    words = lab_retrieval.split_words(collection.documents())
+    bm25_scores = lab_retrieval.bm25(words, collection.claims, 1.5, 0.75)
+    common.seed_everything(0)
+    lab_retrieval.train_encoder(*pair, collection, bm25_scores, 10)
+    first, last = (x[train.claims] for x in (before, cosines(pair, collection)))
+    assert mean_ndcg(first, train.relevance) + 0.2 < mean_ndcg(last, train.relevance)
+
+
+def test_a_run_prints_rankings_with_settings_chosen_on_training_claims(
+    checkpoints: Path, data: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    path, recorder = common.RESULTS / "lab_retrieval_quick.pt", Mock(wraps=print_table)
+    monkeypatch.setattr(lab_retrieval, "print_table", recorder)
+    monkeypatch.setattr(lab_retrieval, "QUICK_DOCUMENTS", 2)
+    options = ["--quick", "--data", str(data), "--model", str(checkpoints / ENCODER)]
+    outputs, loaded, weights = [], [], []
+    for run in ("first", "second", "damaged", "other test set", "other seed"):
+        if run == "damaged":
+            path.write_bytes(b"nonsense")
+        if run == "other test set":
+            path.unlink()
+            write_qrels(data, "test", {i: 7 * i % 20 + 30 for i in range(20, 40)})
+        assert lab_retrieval.main([*options, *["--seed=1"] * (run == "other seed")]) == 0
+        out, err = capsys.readouterr()
+        outputs.append(out)
+        loaded.append("using the encoder trained before" in err)
+        weights.append(common.load_tensors(path)["weights"])
+    assert loaded == [False, True, False, False, False]
+    assert outputs[0] == outputs[1] == outputs[2]
+    rows, _, _, other_rows, _ = (call.args[0] for call in recorder.call_args_list)
+    assert list(rows) == list(other_rows)  # with k1, b and the weight of BM25
+    assert all(np.array_equal(scores, other_rows[name]) for name, scores in rows.items())
+    assert all(torch.equal(weight, weights[3][name]) for name, weight in weights[0].items())
+    assert outputs[0].startswith(
+        "42 documents; 20 claims to train on, with 20 relevant documents; "
+    )
+    printed = re.findall(r"^(.{36})((?: +[01]\.\d{4}){4})$", outputs[0], re.MULTILINE)
+    assert [row[0].strip() for row in printed] == list(rows)
+    assert float(printed[0][1].split()[0]) > 0.5  # of BM25
+    query = json.loads((data / "corpus.jsonl").read_text().splitlines()[30])["text"].split(".")[0]
+    assert lab_retrieval.main([*options, "--query", f"{query}."]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.endswith("  Number 30"))
+    assert (len(lines), lines[place + 1]) == (2 * lab_retrieval.SHOWN, f"   1.000  {query}.")
+
+
+@pytest.mark.parametrize(("name", "content", "problem"), [
+    ("qrels/test.tsv", f"{HEADER}c1\td99\t1\n", "row 2: the corpus has no 'd99'"),
+    ("qrels/train.tsv", f"{HEADER}c1\td1\t0.5\n", "row 2: score '0.5' is not an integer"),
+    ("qrels/train.tsv", f"{HEADER}c1\td1\t0\n", "no document is relevant to any claim"),
+])  # fmt: skip
+def test_error_in_a_collection_is_named(data: Path, name: str, content: str, problem: str) -> None:
+    (data / name).write_text(content)
+    with pytest.raises(common.ScriptError, match=f"{data / name}: {problem}"):
+        lab_retrieval.main(["--data", str(data)])

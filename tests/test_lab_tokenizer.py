@@ -1,0 +1,24 @@
+"""lab_tokenizer.py: the tokens of the statement and of the Inferno."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import EXPECTED, SHARED
+from transformers import GPT2Tokenizer
+
+import common
+import lab_tokenizer
+
+
+def test_run_prints_the_recorded_output(inferno: Path, capsys: pytest.CaptureFixture) -> None:
+    vocabulary = SHARED / "models" / "gpt2-tokenizer"
+    if not vocabulary.exists():
+        pytest.skip("GPT-2's vocabulary is not on this machine")
+    assert lab_tokenizer.main(["--model", str(vocabulary), "--text", str(inferno)]) == 0
+    assert capsys.readouterr().out == (EXPECTED / "lab_tokenizer.txt").read_text(encoding="utf-8")
+    tokenizer, text = common.load(GPT2Tokenizer, vocabulary), inferno.read_bytes().decode("latin-1")
+    assert tokenizer("Hello World")["input_ids"] == [15496, 2159]
+    assert (len(text), len(tokenizer(text)["input_ids"])) == (186_980, 79_225)
+    assert (common.RESULTS / "lab_tokenizer.png").read_bytes().startswith(b"\x89PNG")

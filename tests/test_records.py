@@ -1,0 +1,129 @@
+"""The figures in the README are those recorded in tests/expected."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import EXPECTED, ROOT
+
+import common
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MEASURED = json.loads((EXPECTED / "measured.json").read_text())
+BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+TABLE = [
+    [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+    for line in README.splitlines()
+    if re.match(r"\| (\d\d|lab [\d.]+) \|", line)
+]
+NOT_MEASURED = "\N{EN DASH}"  # in the table, for scripts whose models could not be downloaded
+
+
+def numbers(text: str) -> set[float]:
+    """Return the numbers with a decimal point in a text, rounded to three decimals."""
+    return {round(float(number), 3) for number in re.findall(r"\d+\.\d+", text)}
+
+
+@pytest.mark.parametrize("path", sorted(EXPECTED.glob("*.txt")), ids=lambda path: path.stem)
+def test_shown_output_is_the_recorded_output(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") in BLOCKS
+
+
+def test_table_has_a_row_for_each_script() -> None:
+    scripts = {path.name for path in ROOT.glob("*.py")}
+    assert {row[1] for row in TABLE} == scripts - {"common.py", "lab_common.py", "dante_verse.py"}
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row[1])
+def test_minutes_and_memory_are_those_measured(row: list[str]) -> None:
+    script = row[1].removesuffix(".py")
+    if row[3] == NOT_MEASURED:
+        assert script not in MEASURED["minutes"]
+    else:
+        assert float(row[3]) == MEASURED["minutes"][script]
+        assert row[4] == f"{MEASURED['peak MB'][script]} MB"
+
+
+@pytest.mark.parametrize(
+    ("heading", "records"),
+    [
+        ("## Task 02", ["task02", "task02_synthetic"]),
+        ("## Task 03", ["task03"]),
+        ("## Dante", ["dante_gpt"]),
+        ("## Lab 3.1", ["lab_classifier_emotion", "lab_classifier_ag_news"]),
+        ("## Lab 3.2", ["lab_multiple_choice"]),
+        ("## Lab 3.3", ["lab_retrieval"]),
+    ],
+)
+def test_figures_in_a_section_are_in_its_records(heading: str, records: list[str]) -> None:
+    section = README.split(f"\n{heading}")[1].split("\n## ")[0]
+    prose = re.sub(r"^```.*?^```", "", section, flags=re.MULTILINE | re.DOTALL)
+    recorded = "".join((EXPECTED / f"{name}.txt").read_text() for name in records)
+    known = numbers(recorded) | numbers(json.dumps(MEASURED)) | numbers(STATEMENT)
+    assert {number for number in numbers(prose) if number < 3} <= known
+
+
+STATEMENT = """
+0.1953 0.1267 0.1028 0.0965 of task 02's statement, and the running means of our losses
+0.1955 0.1264 0.1024 0.0962
+"""
+
+
+def test_running_means_of_task_02_explain_the_statement() -> None:
+    recorded = (EXPECTED / "task02.txt").read_text()
+    first, second, third, test = (float(each) for each in re.findall(r"\d+\.\d+", recorded))
+    means = [first, (first + second) / 2, (first + second + third) / 3]
+    means.append((315_264 * means[2] + 34_944 * test) / 350_208)
+    assert [f"{mean:.4f}" for mean in means] == ["0.1955", "0.1264", "0.1024", "0.0962"]
+
+
+def test_listed_models_are_those_that_common_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(common, "cached_model", lambda *_: None)
+    common.main([])
+    assert capsys.readouterr().out in BLOCKS
+
+
+def test_setup_commands_are_those_of_ci() -> None:
+    setup = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt && .venv/bin/"
+    assert BLOCKS[:2] == [f"{setup}python task02.py\n", f"{setup}python -m pytest\n"]
+    assert (ROOT / ".ci" / "run").read_text().endswith("\npython -m pytest\n")
+
+
+def commands() -> list[str]:
+    """Return the commands with a script in the README and in the scripts' docstrings."""
+    docstrings = "\n".join(
+        ast.get_docstring(ast.parse(path.read_text())) or "" for path in ROOT.glob("*.py")
+    )
+    text = f"{README}\n{docstrings}"
+    lines = re.findall(r"^ *python (\w+\.py.*?)(?:   .*)?$", text, re.MULTILINE)
+    inline = re.findall(r"`[^`]*?\bpython (\w+\.py[^`]*)`", README)
+    return sorted({" ".join(each.split()) for each in (*lines, *inline)})
+
+
+class Parsed(Exception):
+    """The command line was accepted."""
+
+
+@pytest.mark.parametrize("command", commands())
+def test_shown_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
+        parse_args(parser, argv)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    script, *options = shlex.split(command.removesuffix(" 2>/dev/null"))
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    with pytest.raises(Parsed):
+        importlib.import_module(script.removesuffix(".py")).main(options)

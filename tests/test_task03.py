@@ -1,0 +1,190 @@
+"""Task 03: inputs, protocol, seeds, saved networks and forecasts of the experiments."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import CPU
+
+import common
+import task03
+from task03 import Experiment, Forecaster, Samples
+
+FRAME = common.synthetic_electricity("train")[-4000:].astype({"consumption": "float32"})
+SAMPLES = task03.make_samples(FRAME)
+NETWORKS = (task03.VALUE, task03.SHORT, task03.ONE_CYCLE)  # enough to choose from
+few_experiments = patch.multiple(task03, BASELINES=(task03.PERSISTENCE,), NETWORKS=NETWORKS)
+
+
+def fit(experiment: Experiment, seeds: range = range(1)) -> Forecaster:
+    return Forecaster(experiment).fit(SAMPLES, seeds, CPU, quick=True)
+
+
+def weights(forecaster: Forecaster) -> list[torch.Tensor]:
+    """Return the weights of each network as one vector."""
+    return [torch.nn.utils.parameters_to_vector(net.parameters()) for net in forecaster.models]
+
+
+@pytest.mark.parametrize("experiment", task03.BASELINES + task03.NETWORKS, ids=lambda e: e.name)
+def test_no_input_comes_from_the_target_or_later(experiment: Experiment) -> None:
+    changed = FRAME.copy()
+    changed.iloc[task03.HISTORY + 500 :, 1] = 99.0  # the target of sample 500 and later readings
+    samples = SAMPLES.part(slice(501)), task03.make_samples(changed).part(slice(501))
+    for ours, theirs in zip(*(task03.make_inputs(s, experiment) for s in samples), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_inputs_are_the_named_readings_and_the_time_of_the_target() -> None:
+    times = pd.date_range("2012-03-05 00:00", periods=3000, freq="15min")  # a Monday
+    frame = pd.DataFrame({"timestamp": times, "value": np.arange(3000, dtype="float32")})
+    samples = task03.make_samples(frame).part(slice(1))
+    target = 28 * 96 + 1  # position and value of the first target, on a Monday at 00:15
+    inputs, base = task03.make_inputs(samples, Experiment("", readings=2, past_days=(1, 7)))
+    expected = [target - day * 96 + near for day in (7, 1) for near in (-1, 0, 1)]
+    assert inputs.tolist() == [[*expected, target - 2, target - 1]]
+    assert base.tolist() == [0]
+    experiment = Experiment("", readings=2, change=True, calendar=True)
+    inputs, base = task03.make_inputs(samples, experiment)
+    angles = [k * 2 * np.pi / 96 for k in (1, 2, 3, 4)]
+    calendar = [*(wave(a) for a in angles for wave in (np.sin, np.cos)), 1, 0, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(inputs[0], [-1, target - 1, *calendar], atol=1e-6)
+    assert base.tolist() == [target - 1]
+
+
+def test_base_is_subtracted_from_targets_and_added_to_predictions() -> None:
+    autoregression = task03.BASELINES[3]  # least squares fit the same function with any base
+    on_change = fit(task03.replace(autoregression, change=True)).predict(SAMPLES)
+    np.testing.assert_allclose(on_change, fit(autoregression).predict(SAMPLES), atol=1e-3)
+
+
+@few_experiments
+def test_latest_15_percent_validate_and_train_only_the_winner() -> None:
+    validation_rows = int(0.15 * len(SAMPLES.targets))
+    changed = FRAME.copy()
+    changed.iloc[-validation_rows:, 1] *= -1
+    (forecasters, winner, table), (others, _, other_table) = (
+        task03.run_experiments(task03.make_samples(each), range(1), CPU, quick=True)
+        for each in (FRAME, changed)
+    )
+    for ours, theirs in zip(forecasters[1:], others[1:], strict=True):
+        assert torch.equal(weights(ours)[0], weights(theirs)[0])
+    assert (table["validation MSE"] != other_table["validation MSE"]).all()
+    persistence = (FRAME["consumption"].diff()[-validation_rows:] ** 2).mean()
+    assert table["validation MSE"][0] == pytest.approx([persistence], rel=1e-5)
+    before = forecasters[1 + NETWORKS.index(winner.experiment)]
+    assert not torch.equal(weights(winner)[0], weights(before)[0])
+
+
+@few_experiments
+def test_network_with_the_lowest_mean_validation_error_wins() -> None:
+    errors = {task03.PERSISTENCE: [0.0, 0.0], task03.VALUE: [0.1, 0.6]}  # of two seeds
+    errors |= {task03.SHORT: [0.3, 0.3], task03.ONE_CYCLE: [0.4, 0.4]}
+
+    def predict_each(forecaster: Forecaster, samples: Samples) -> np.ndarray:
+        return np.array([samples.targets + e**0.5 for e in errors[forecaster.experiment]])
+
+    with patch.object(Forecaster, "predict_each", predict_each):
+        _, winner, _ = task03.run_experiments(SAMPLES, range(2), CPU, quick=True)
+    assert winner.experiment == task03.SHORT
+
+
+def table_errors(output: str) -> list[list[str]]:
+    """Return the errors in each row of the table: validation, except the winner's; test; R²."""
+    rows = output.partition("Winner: ")[0].splitlines()[1:]
+    return [re.findall(r"\d\.\d{4}(?: ± \d\.\d{4})?", row) for row in rows]
+
+
+@few_experiments
+def test_other_test_data_change_neither_the_winner_nor_validation_errors(
+    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    test = pd.read_csv(small_data / "electricity_test.csv")
+    test["consumption"] = test["consumption"].sample(frac=1, random_state=0).to_numpy()
+    test.to_csv(tmp_path / "electricity_test.csv", index=False)
+    (tmp_path / "electricity_train.csv").symlink_to(small_data / "electricity_train.csv")
+    tables, winners = [], []
+    for folder in (small_data, tmp_path):
+        options = ["--quick", "--data", str(folder), "--save", str(tmp_path / "winner.pt")]
+        assert task03.main(options) == 0
+        tables.append(table_errors(capsys.readouterr().out))
+        winners.append(task03.load_forecaster(tmp_path / "winner.pt", CPU))
+    for ours, theirs in zip(*tables, strict=True):
+        assert ours[:-2] == theirs[:-2]
+        assert ours[-2] != theirs[-2]
+    assert winners[0].experiment == winners[1].experiment
+    assert all(map(torch.equal, *map(weights, winners)))
+
+
+@few_experiments
+def test_whole_run_prints_errors_of_three_networks_and_draws_pictures(
+    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options, saved = ["--data", str(small_data), "--forecast", "3"], str(tmp_path / "winner.pt")
+    assert task03.main([*options, "--quick", "--save", saved]) == 0
+    output = capsys.readouterr().out
+    persistence, *networks, _ = table_errors(output)
+    test = pd.read_csv(small_data / "electricity_test.csv")["consumption"]
+    assert persistence[1] == f"{(test.diff()[96:] ** 2).mean():.4f}"  # from the second day
+    assert [[" ± " in cell for cell in row] for row in networks] == [[True, True, False]] * 3
+    winner = task03.load_forecaster(tmp_path / "winner.pt", CPU)
+    assert len({tuple(network.tolist()) for network in weights(winner)}) == 3
+    assert f"Winner: {winner.experiment.name}, average of 3 networks\n" in output
+    assert np.allclose(winner.predict(SAMPLES), sum(winner.predict_each(SAMPLES)) / 3)
+    pictures = sorted(path.name for path in common.RESULTS.iterdir())
+    assert pictures == ["task03_table.png", "task03_week.png"]
+    forecasts = re.findall(r"^(\S+ \S+)  +-?\d\.\d{4}$", output, re.M)
+    assert forecasts == [f"2014-01-11 10:{minute}:00" for minute in ("00", "15", "30")]
+    assert task03.main([*options, "--load", saved]) == 0
+    assert capsys.readouterr().out == output[output.index("Test MSE") :]
+
+
+def test_forecasts_are_fed_back_as_readings() -> None:
+    forecaster, starts = fit(task03.TEN_DAYS), np.array([3, 700])
+    paths = task03.roll_forward(forecaster, SAMPLES.past[starts], SAMPLES.times[starts], 5)
+    for start, path in zip(starts, paths, strict=True):
+        readings = SAMPLES.past[start].tolist()
+        for step, found in enumerate(path):
+            past = np.array([readings[-task03.HISTORY :]], dtype="float32")
+            times = SAMPLES.times[[start]] + pd.Timedelta(minutes=15 * step)
+            readings.append(forecaster.predict(Samples(past, times, np.zeros(1)))[0])
+            assert found == pytest.approx(readings[-1], abs=1e-5)
+
+
+def test_other_files_are_neither_loaded_nor_overwritten(small_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "winner.pt"
+    task03.save_forecaster(path, fit(task03.VALUE))
+    contents = [b"years of work", path.read_bytes()[:5000]]
+    for edit in ({"experiment": "of another version"}, {"networks": [{"0.weight": torch.eye(2)}]}):
+        common.save_tensors(path, {"experiment": task03.VALUE.name, "networks": []} | edit)
+        contents.append(path.read_bytes())
+    for content in contents:
+        path.write_bytes(content)
+        for option in ("--save", "--load"):
+            with pytest.raises(common.ScriptError, match=r"winner\.pt: not a file written by --sa"):
+                task03.main(["--data", str(small_data), option, str(path)])
+        assert path.read_bytes() == content
+
+
+def test_short_or_separated_splits_are_an_error(small_data: Path) -> None:
+    train, test = (common.load_electricity(split, small_data) for split in ("train", "test"))
+    for splits, message in (
+        ((train[:3000], test), "3,000 rows for training .* at least 5,378 and 288 are needed"),
+        ((train, test[:200]), "200 for testing"),
+        ((train, test[1:]), "do not start 15 minutes after the training data"),
+    ):
+        with pytest.raises(common.ScriptError, match=message):
+            task03.check_splits(*splits)
+
+
+@pytest.mark.slow
+def test_winner_on_the_recordings(recordings: Path, capsys: pytest.CaptureFixture) -> None:
+    assert task03.main(["--data", str(recordings)]) == 0
+    output = capsys.readouterr().out
+    assert float(re.search(r"^Test MSE: (.*)", output, re.M)[1]) <= 0.0265
+    assert float(re.search(r"^R-squared: (.*)", output, re.M)[1]) >= 0.958
