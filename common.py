@@ -256,9 +256,8 @@ def download(url: str, sha256: str | None, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            Path(pooch.retrieve(url, digest, path.name, folder, downloader=downloader)).replace(
-                path
-            )
+            file = pooch.retrieve(url, digest, path.name, folder, downloader=downloader)
+            Path(file).replace(path)
     except requests.RequestException as error:
         raise ScriptError(f"the download of {url} failed: {first_line(error)}") from error
     except ValueError as error:  # raised by pooch, which deletes the file
