@@ -11,14 +11,17 @@ compute the score in different ways:
   right choices can be recognised by their wording.
 - fine-tuned: the whole encoder reads question and choice together.
 
-The choices are shuffled first, and a tie counts as wrong.
+The choices are shuffled first, and a tie counts as wrong. Each ranker is trained from three seeds.
+The table gives the mean and the standard deviation of their accuracies. McNemar's test compares the
+answers of the two rankers, each with the sum of its three scores.
 
     python lab_multiple_choice.py                             OpenBookQA: elementary science
     python lab_multiple_choice.py --dataset commonsense_qa    or swag: how a scene continues
-    python lab_multiple_choice.py --data DIR     train.jsonl, test.jsonl: question, choices, answer
+    python lab_multiple_choice.py --data DIR     train.jsonl, test.jsonl and, if there is one,
+                                                 validation.jsonl: question, choices, answer
     python lab_multiple_choice.py --finetune                  also fine-tune the whole encoder
 
-Takes two minutes on a laptop, and twelve with --finetune. On the test questions of OpenBookQA
+Takes three minutes on a laptop, and thirteen with --finetune. On the test questions of OpenBookQA
 expect an accuracy of 0.56 for the ranker, and of 0.48 if it does not see the question.
 """
 
@@ -33,6 +36,8 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.model_selection import GroupShuffleSplit
 from torch import nn
 from transformers import (
     AutoModel,
@@ -53,9 +58,12 @@ DATASETS = {
     "commonsense_qa": HubDataset("tau/commonsense_qa", 2),
     "swag": HubDataset("allenai/swag", 40, config="regular"),
 }
-TEST_SPLIT = {"openbookqa": "test"}  # the other test sets have no public answers
+SPLITS = ("train", "validation", "test")
+PUBLIC_ANSWERS = {"openbookqa": SPLITS}  # the test sets of the others have no public answers
 MAX_QUESTIONS, QUICK_QUESTIONS = 5_000, 300  # of a split; larger splits are sampled
-HELD_OUT = 0.1  # fraction of the training questions for validation
+HELD_OUT = 0.1  # fraction of the training questions for validation, if it has no file
+GROUP_SIZE = 4  # questions about one fact in OpenBookQA; a group is not split
+SEEDS = 3  # rankers of each kind
 HIDDEN_SIZE = 512
 DROPOUT = (0.3, 0.5)
 MARGIN = 1.0
@@ -74,7 +82,8 @@ class Question:
     answer: int
 
 
-Splits = dict[str, list[Question]]  # train, validation and test
+Splits = dict[str, list[Question]]
+EVALUATED = ("validation", "test")
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -106,15 +115,27 @@ def from_hub(row: pd.Series) -> Question:
     return Question(text, list(row["choices"]["text"]), answer)
 
 
-def load_questions(dataset: str, folder: Path | None, split: str) -> list[Question]:
-    """Load the `train` or `test` questions from a folder, or else from the Hub."""
+def read_splits(dataset: str, folder: Path | None) -> Splits:
+    """Read the training, test and, if there are any, validation questions.
+
+    They come from a folder, or else from the Hub. If the answers of a test set are not public, its
+    validation questions are the test questions.
+    """
     if folder is not None:
         common.check_folder(folder, "train.jsonl", "test.jsonl")
-        return read_questions(folder / f"{split}.jsonl")
-    if split == "test":
-        split = TEST_SPLIT.get(dataset, "validation")
-    table = lab_common.hub_table(DATASETS[dataset], split)
-    return [from_hub(row) for _, row in table.iterrows()]
+        names = [name for name in SPLITS if (folder / f"{name}.jsonl").exists()]
+        return {name: read_questions(folder / f"{name}.jsonl") for name in names}
+    splits = {}
+    for name in PUBLIC_ANSWERS.get(dataset, ("train", "validation")):
+        table = lab_common.hub_table(DATASETS[dataset], name)
+        splits[name] = [from_hub(row) for _, row in table.iterrows()]
+    return splits if "test" in splits else {"train": splits["train"], "test": splits["validation"]}
+
+
+def sample(questions: list[Question], size: int, seed: int) -> list[Question]:
+    """Return at most `size` random questions, in their original order."""
+    kept = np.random.default_rng(seed).permutation(len(questions))[:size]
+    return [questions[index] for index in np.sort(kept)]
 
 
 def shuffle_choices(questions: list[Question], generator: np.random.Generator) -> list[Question]:
@@ -127,23 +148,25 @@ def shuffle_choices(questions: list[Question], generator: np.random.Generator) -
     return shuffled
 
 
-def load_splits(dataset: str, folder: Path | None, limit: int, seed: int) -> Splits:
-    """Return the three splits with shuffled choices; validation is a part of the training set."""
-    loaded = {}
-    for split in ("train", "test"):
-        generator = np.random.default_rng(seed)  # the splits are independent of each other
-        questions = load_questions(dataset, folder, split)
-        kept = np.sort(generator.permutation(len(questions))[:limit])
-        loaded[split] = shuffle_choices([questions[index] for index in kept], generator)
-    train = loaded["train"]
-    if len(train) < 2:
-        raise common.ScriptError("there is one training question; at least two are needed")
-    order = np.random.default_rng(seed).permutation(len(train)).tolist()
-    cut = max(1, round(HELD_OUT * len(order)))
+def hold_out(questions: list[Question], features: np.ndarray, seed: int) -> Splits:
+    """Split training questions into training and validation questions by groups.
+
+    A group consists of questions with similar `features` (questions, width), so that no fact is
+    asked about on both sides. Raises `ScriptError` if there are too few questions.
+    """
+    if len(questions) < 2 * GROUP_SIZE:
+        raise common.ScriptError(
+            f"there are {len(questions)} training questions; at least {2 * GROUP_SIZE} are needed"
+        )
+    clustering = AgglomerativeClustering(
+        len(questions) // GROUP_SIZE, metric="cosine", linkage="average"
+    )
+    groups = clustering.fit_predict(features)  # (questions,)
+    splitter = GroupShuffleSplit(1, test_size=HELD_OUT, random_state=seed)
+    train, validation = next(splitter.split(features, groups=groups))
     return {
-        "train": [train[index] for index in order[cut:]],
-        "validation": [train[index] for index in order[:cut]],
-        "test": loaded["test"],
+        "train": [questions[index] for index in train],
+        "validation": [questions[index] for index in validation],
     }
 
 
@@ -164,21 +187,13 @@ def per_question(scores: np.ndarray, questions: list[Question]) -> Scores:
     return np.split(scores, ends[:-1])
 
 
-def choice_features(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features of each choice and of its question: (choices, width) each.
-
-    They are mean-pooled and normalised to length 1.
-    """
-    choices = [choice for question in questions for choice in question.choices]
-    sides = []
-    for texts in (choices, [question.text for question in questions]):
-        poolings = {"mean": lab_common.mean_pooling}
-        features = lab_common.encode(model, tokenizer, texts, poolings)["mean"]
-        sides.append(features / np.linalg.norm(features, axis=1, keepdims=True))
-    counts = [len(question.choices) for question in questions]
-    return sides[0], np.repeat(sides[1], counts, axis=0)
+def encode_normalised(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> np.ndarray:
+    """Return the mean-pooled features of texts, normalised to length 1: (texts, width)."""
+    poolings = {"mean": lab_common.mean_pooling}
+    features = lab_common.encode(model, tokenizer, texts, poolings)["mean"]
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
 def ranking_pairs(questions: list[Question]) -> np.ndarray:
@@ -232,10 +247,7 @@ def rank(features: dict[str, np.ndarray], questions: Splits, seed: int) -> dict[
         validation = per_question(score(features["validation"]), questions["validation"])
         rankers.append((accuracy(validation, questions["validation"]), score))
     score = max(rankers, key=lambda each: each[0])[1]
-    return {
-        name: per_question(score(features[name]), questions[name])
-        for name in ("validation", "test")
-    }
+    return {name: per_question(score(features[name]), questions[name]) for name in EVALUATED}
 
 
 def joint_scores(
@@ -292,19 +304,39 @@ def finetune(
     return scores
 
 
-def print_table(rows: dict[str, dict[str, Scores]], questions: Splits) -> None:
-    """Print the accuracy of each row, with its 95 % confidence interval on the test questions."""
-    print(f"\n{'':36}{'validation':>10}{'test':>8}  95 % interval")
-    chance = {
-        name: np.mean([1 / len(question.choices) for question in questions[name]])
-        for name in ("validation", "test")
-    }
-    print(f"{'chance':36}{chance['validation']:10.3f}{chance['test']:8.3f}")
-    for row, scores in rows.items():
-        validation, test = (accuracy(scores[name], questions[name]) for name in scores)
+def sum_of_scores(runs: list[dict[str, Scores]]) -> Scores:
+    """Return the scores of the test choices, added up over the runs."""
+    return [np.sum(scores, axis=0) for scores in zip(*(run["test"] for run in runs), strict=True)]
+
+
+def mcnemar(first: Scores, second: Scores, questions: list[Question]) -> float:
+    """Return the p-value of McNemar's exact test: are two ways of answering equally accurate?
+
+    Only the questions count that one of them answers right and the other wrong.
+    """
+    pairs = zip(first, second, questions, strict=True)
+    outcomes = [(is_right(a, each.answer), is_right(b, each.answer)) for a, b, each in pairs]
+    only_first, only_second = outcomes.count((True, False)), outcomes.count((False, True))
+    return binomtest(only_first, max(1, only_first + only_second)).pvalue
+
+
+def print_table(rows: dict[str, list[dict[str, Scores]]], questions: Splits) -> None:
+    """Print mean and standard deviation of the accuracies of each row, which has runs by seed.
+
+    The 95 % confidence interval is that of the mean accuracy on so many test questions.
+    """
+    print(f"\n{'':30}{'validation':>17}{'test':>17}  95 % interval")
+    chance = [np.mean([1 / len(q.choices) for q in questions[name]]) for name in EVALUATED]
+    print(f"{'chance':30}{chance[0]:9.3f}{'':8}{chance[1]:9.3f}")
+    for row, runs in rows.items():
+        print(f"{row:30}", end="")
+        for name in EVALUATED:
+            values = [accuracy(run[name], questions[name]) for run in runs]
+            deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            print(f"{np.mean(values):9.3f}{deviation:8}", end="")
         count = len(questions["test"])
-        interval = binomtest(round(test * count), count).proportion_ci(method="wilson")
-        print(f"{row:36}{validation:10.3f}{test:8.3f}  {interval.low:.3f} to {interval.high:.3f}")
+        interval = binomtest(round(np.mean(values) * count), count).proportion_ci(method="wilson")
+        print(f"  {interval.low:.3f} to {interval.high:.3f}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -316,40 +348,51 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     seed, device = arguments.seed, common.select_device(arguments.device)
     limit = QUICK_QUESTIONS if arguments.quick else MAX_QUESTIONS
-    questions = load_splits(arguments.dataset, arguments.data, limit, seed)
+    questions = {
+        name: shuffle_choices(sample(each, limit, seed), np.random.default_rng(seed))
+        for name, each in read_splits(arguments.dataset, arguments.data).items()
+    }
     folder = common.find_encoder(arguments.model)
-    print(", ".join(f"{len(rows):,} {name}" for name, rows in questions.items()), "questions")
-
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModel, folder).to(device)
+
+    if "validation" not in questions:
+        texts = [f"{q.text} {q.choices[q.answer]}" for q in questions["train"]]
+        features = encode_normalised(model, tokenizer, texts)  # (questions, width)
+        questions |= hold_out(questions["train"], features, seed)
+    print(", ".join(f"{len(questions[name]):,} {name}" for name in SPLITS), "questions")
+
     choice_only, both, cosine = {}, {}, {}
     for name, split in questions.items():
-        choices, texts = choice_features(model, tokenizer, split)  # (choices, width) each
-        similarity = (choices * texts).sum(1, keepdims=True)  # (choices, 1)
+        choices = [choice for question in split for choice in question.choices]
+        texts = [question.text for question in split for _ in question.choices]
+        left, right = (encode_normalised(model, tokenizer, each) for each in (choices, texts))
+        similarity = (left * right).sum(1, keepdims=True)  # (choices, 1)
         cosine[name] = per_question(similarity[:, 0], split)
-        choice_only[name] = choices
-        both[name] = np.hstack([choices, texts, choices * texts, similarity])
-
-    first = {name: [-np.arange(len(q.choices)) for q in split] for name, split in questions.items()}
+        choice_only[name] = left  # (choices, width)
+        both[name] = np.hstack([left, right, left * right, similarity])
+    first = {name: [-np.arange(len(q.choices)) for q in questions[name]] for name in EVALUATED}
     longest = {
-        name: [np.array([len(choice) for choice in question.choices]) for question in split]
-        for name, split in questions.items()
+        name: [np.array([len(choice) for choice in q.choices]) for q in questions[name]]
+        for name in EVALUATED
     }
-    rows = {}
-    for name, scores in (
-        ("always the first", first),
-        ("the longest", longest),
-        ("cosine, frozen features", cosine),
-    ):
-        rows[name] = {split: scores[split] for split in ("validation", "test")}
-    rows["ranker, question not shown"] = rank(choice_only, questions, seed)
-    rows["ranker"] = rank(both, questions, seed)
+    seeds = range(seed, seed + SEEDS)
+    hidden, shown = ([rank(each, questions, s) for s in seeds] for each in (choice_only, both))
+    rows = {
+        "always the first": [first],
+        "the longest": [longest],
+        "cosine, frozen features": [cosine],
+        "ranker, question not shown": hidden,
+        "ranker": shown,
+    }
     if arguments.finetune:
-        labels = {0: "score"}
-        tuned = add_head(AutoModelForMultipleChoice, folder, labels).to(device)
+        common.seed_everything(seed)
+        tuned = add_head(AutoModelForMultipleChoice, folder, {0: "score"}).to(device)
         epochs = 1 if arguments.quick else TUNING_EPOCHS
-        rows[f"fine-tuned, {epochs} epochs"] = finetune(tuned, tokenizer, questions, seed, epochs)
+        rows[f"fine-tuned, {epochs} epochs"] = [finetune(tuned, tokenizer, questions, seed, epochs)]
     print_table(rows, questions)
+    p_value = mcnemar(sum_of_scores(hidden), sum_of_scores(shown), questions["test"])
+    print(f"\nMcNemar's test, ranker with and without the question: p = {p_value:.2g}")
     return 0
 
 

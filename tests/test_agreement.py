@@ -653,7 +653,7 @@ def choices(which: int, _: Models) -> Values:
         indices = np.arange(count)
         scores.append(generator.permutation(count) + (indices == right) + 0.1 * indices)  # no ties
     splits = dict.fromkeys(("validation", "test"), questions)
-    rows = {"row": dict.fromkeys(splits, scores)}
+    rows = {"row": [dict.fromkeys(splits, scores)]}
     shown = decimals(output_of(partial(lab_multiple_choice.print_table, rows, splits)))
     predicted = [int(each.argmax()) for each in scores]
     accuracy = accuracy_score([question.answer for question in questions], predicted)

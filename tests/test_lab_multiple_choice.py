@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -71,30 +73,88 @@ def test_the_ranker_learns_the_features_of_right_choices() -> None:
     assert accuracy(per_question(score(features), questions), questions) > 0.9
 
 
-def test_a_run_prints_answers_with_settings_chosen_by_validation(
+def write(folder: Path, **splits: list[dict[str, Any]]) -> None:
+    for name, rows in splits.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def flipped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the questions with other answers."""
+    return [row | {"answer": len(row["choices"]) - 1 - row["answer"]} for row in rows]
+
+
+def test_test_questions_choose_and_train_nothing(
     tmp_path: Path, checkpoints: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     recorder, outputs, test = Mock(wraps=lab_multiple_choice.print_table), [], make_questions(1)
     monkeypatch.setattr(lab_multiple_choice, "print_table", recorder)
-    answers = [row | {"answer": len(row["choices"]) - 1 - row["answer"]} for row in test]
     texts = [row | {"question": "how", "choices": row["choices"][::-1]} for row in test]
     options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
-    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, make_questions(0))))
-    for questions in (test, test, answers, texts):
-        (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    write(tmp_path, train=make_questions(0))
+    for questions in (test, test, flipped(test), texts):
+        write(tmp_path, test=questions)
         assert lab_multiple_choice.main([*options, "--quick", "--finetune"]) == 0
         outputs.append(capsys.readouterr().out)
     first, _, answers_changed, texts_changed = (call.args[0] for call in recorder.call_args_list)
     np.testing.assert_equal(answers_changed, first)
-    for name, scores in first.items():
-        np.testing.assert_equal(texts_changed[name]["validation"], scores["validation"])
+    for name, runs in first.items():
+        for run, changed in zip(runs, texts_changed[name], strict=True):
+            np.testing.assert_equal(changed["validation"], run["validation"])
     assert outputs[0] == outputs[1]  # the second time with cached features
+    assert not np.array_equal(*(np.concatenate(first["ranker"][i]["test"]) for i in (0, 1)))
     lines, chance = outputs[0].splitlines(), np.mean([1 / len(row["choices"]) for row in test])
-    assert lines[0] == "36 train, 4 validation, 40 test questions"
-    assert re.fullmatch(rf"chance {{30}} +0\.\d{{3}} +{chance:.3f}", lines[3])
-    assert all(re.fullmatch(r".{36}( +[01]\.\d{3}){3} to [01]\.\d{3}", line) for line in lines[4:])
-    assert [line[:36].strip() for line in lines[4:]] == list(first)
+    assert re.fullmatch(r"\d\d train, \d+ validation, 40 test questions", lines[0])
+    assert re.fullmatch(rf"chance {{24}} +0\.\d{{3}} +{chance:.3f}", lines[3])
+    row = r".{30} +[01]\.\d{3}.{8} +[01]\.\d{3}.{8}  [01]\.\d{3} to [01]\.\d{3}"
+    assert all(re.fullmatch(row, line) for line in lines[4:-2])
+    assert [line[:30].strip() for line in lines[4:-2]] == list(first)
     assert list(first)[::5] == ["always the first", "fine-tuned, 1 epochs"]
+
+
+def test_the_dropout_with_the_higher_validation_accuracy_is_used(monkeypatch: Patch) -> None:
+    def train_ranker(features: np.ndarray, questions: object, dropout: float) -> Callable:
+        return lambda features: features[:, lab_multiple_choice.DROPOUT.index(dropout)]
+
+    monkeypatch.setattr(lab_multiple_choice, "train_ranker", train_ranker)
+    good, bad = np.arange(5) == 1, np.arange(5) == 0  # scores of the choices of QUESTIONS
+    good[2], bad[3] = True, True
+    for chosen in (0, 1):
+        columns = [good, bad] if chosen == 0 else [bad, good]
+        validation = np.stack(columns, axis=1).astype(float)
+        features = {"train": validation, "validation": validation, "test": 1 - validation}
+        scores = lab_multiple_choice.rank(features, dict.fromkeys(features, QUESTIONS), seed=0)
+        np.testing.assert_equal(np.concatenate(scores["validation"]), good)
+        np.testing.assert_equal(np.concatenate(scores["test"]), 1 - good)
+
+
+def test_questions_with_similar_features_are_held_out_together() -> None:
+    generator = np.random.default_rng(0)
+    facts = np.repeat(np.arange(30), 4)
+    features = np.eye(30)[facts] + 0.01 * generator.standard_normal((120, 30))
+    questions = [Question(str(fact), ["x", "y"], 0) for fact in facts]
+    split = lab_multiple_choice.hold_out(questions, features, seed=0)
+    train, validation = ({q.text for q in split[name]} for name in ("train", "validation"))
+    assert not train & validation
+    assert sorted(map(len, split.values())) == [12, 108]
+
+
+def test_validation_questions_of_a_folder_are_used(tmp_path: Path) -> None:
+    rows = {name: make_questions(seed) for seed, name in enumerate(lab_multiple_choice.SPLITS)}
+    write(tmp_path, **rows)
+    for name, questions in lab_multiple_choice.read_splits("", tmp_path).items():
+        assert [vars(question)["answer"] for question in questions] == [
+            row["answer"] for row in rows[name]
+        ]
+
+
+def test_mcnemar_compares_the_questions_that_one_ranker_alone_answers() -> None:
+    questions = [Question("?", ["a", "b"], 0)] * 20
+    right, wrong = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    first = [right] * 10 + [wrong] * 10
+    second = [right] * 4 + [wrong] * 14 + [right] * 2  # 6 and 2 questions
+    expected = 2 * sum(math.comb(8, k) for k in (0, 1, 2)) / 2**8
+    assert lab_multiple_choice.mcnemar(first, second, questions) == pytest.approx(expected)
+    assert lab_multiple_choice.mcnemar(first, first, questions) == 1
 
 
 @pytest.mark.parametrize(("row", "problem"), [
