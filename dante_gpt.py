@@ -15,7 +15,6 @@ The checkpoint and a picture of the loss curve are saved in results/dante_gpt/.
 from __future__ import annotations
 
 import argparse
-import copy
 import hashlib
 import math
 import sys
@@ -43,10 +42,8 @@ NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # baselines for t
 QUICK_STEPS = 100  # of --quick
 WARM_UP = 20  # steps during which the learning rates rise; then they fall linearly to 0
 MOMENTUM, WEIGHT_DECAY = 0.95, 0.1  # of Muon
-AVERAGE_DECAY = 0.99  # of the moving average of the weights, per step
 HASH_ROWS = 8191  # embeddings that the character triples share; a prime spreads them evenly
 NGRAM_DROPOUT = 0.4  # probability that a block is trained without embeddings of pairs and triples
-LOGIT_LIMIT = 15.0  # logits stay below it, so that a small model is never too certain
 SAMPLE_LENGTH, TEMPERATURE, TOP_K = 1000, 0.8, 40
 MEASURED_LENGTH = 5000  # characters of the sample that are measured: about one canto
 CHECKPOINT = "checkpoint.pt"
@@ -221,8 +218,7 @@ class GPT(nn.Module):
         if cache is not None:
             cache.length += tokens.shape[1]
             cache.last_two = torch.cat([last_two, tokens], dim=1)[:, -2:]
-        logits = self.head(norm(x)).float()  # (batch, time, vocabulary)
-        return LOGIT_LIMIT * (logits / LOGIT_LIMIT).tanh()
+        return self.head(norm(x)).float()  # (batch, time, vocabulary)
 
 
 class Muon(torch.optim.Optimizer):
@@ -308,7 +304,7 @@ def validation_loss(
 
 
 class Training:
-    """A training run: the model, the moving average of its weights, and its optimisers."""
+    """A training run: the model and its optimisers."""
 
     def __init__(self, config: Config, text: str, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -318,7 +314,6 @@ class Training:
         self.train_length = len(split(text)[0])
         self.model = GPT(config, len(self.characters)).to(device)
         self.model.initialise(config.seed)
-        self.average = copy.deepcopy(self.model).eval()
         self.compiled = torch.compile(self.model) if device.type == "cuda" else self.model
         matrices = list(self.model.blocks.parameters())
         others = [self.model.embedding.weight, self.model.head.weight]
@@ -338,6 +333,7 @@ class Training:
         starts = [block_start(number, self.train_length, config) for number in numbers]
         windows = self.tokens.unfold(0, config.block_size + 1, 1)[starts]  # (batch, block + 1)
         inputs, targets = windows[:, :-1], windows[:, 1:]  # (batch, block) each
+        self.compiled.train()  # with dropout
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits = self.compiled(inputs)  # (batch, block, vocabulary)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
@@ -348,16 +344,12 @@ class Training:
         loss.backward()
         self.muon.step()
         self.adam.step()
-        decay = min(AVERAGE_DECAY, (step + 1) / (step + 10))  # forget the first weights quickly
-        with torch.no_grad():
-            pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
-            for average, weight in pairs:
-                average.lerp_(weight, 1 - decay)
         return loss.item()
 
     def validate(self) -> float:
-        """Return the validation loss of the averaged weights."""
-        return validation_loss(self.average, self.tokens, self.train_length, self.config.block_size)
+        """Return the validation loss of the model. Leaves it in eval mode."""
+        model = self.model.eval()
+        return validation_loss(model, self.tokens, self.train_length, self.config.block_size)
 
     def run(self, folder: Path) -> None:
         """Train to the last step, evaluating and saving on the way."""
@@ -382,7 +374,7 @@ class Training:
             path.replace(path.with_name(f"previous-{path.name}"))
         content = {name: getattr(self, name) for name in ("characters", "text_hash", "history")}
         content["config"] = asdict(self.config)
-        for name in ("model", "average", "muon", "adam"):
+        for name in ("model", "muon", "adam"):
             content[name] = getattr(self, name).state_dict()
         common.save_tensors(path, content)
 
@@ -390,7 +382,7 @@ class Training:
         """Continue from a checkpoint. Raises `ScriptError` if it is of another text."""
         if checkpoint["text_hash"] != self.text_hash:
             raise common.ScriptError("the saved run has another text; leave out --resume")
-        for name in ("model", "average", "muon", "adam"):
+        for name in ("model", "muon", "adam"):
             getattr(self, name).load_state_dict(checkpoint[name])
         self.history = checkpoint["history"]
 
@@ -513,7 +505,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.generate:
         saved = load_checkpoint(folder, device)
         model = GPT(saved["config"], len(saved["characters"])).to(device).eval()
-        model.load_state_dict(saved["average"])
+        model.load_state_dict(saved["model"])
         print(arguments.prompt, end="")
         try:
             for character in islice(write(model, saved["characters"], arguments), arguments.length):
@@ -548,8 +540,13 @@ def main(argv: list[str] | None = None) -> int:
             common.note(f"saved after step {training.history[-1][0]}; continue with --resume")
         raise
     millions = sum(weight.numel() for weight in training.model.parameters()) / 1e6
-    print_loss(f"GPT, {millions:.1f} M parameters", training.history[-1][-1])
-    written = write(training.average, training.characters, arguments)
+    losses = [validation for _, _, validation in training.history]
+    print_loss(f"GPT, {millions:.1f} M parameters", losses[-1])
+    if (
+        min(losses) < losses[-1]
+    ):  # a choice made on the validation text: only to compare with others
+        print_loss("best during the run", min(losses))
+    written = write(training.model, training.characters, arguments)
     length = max(arguments.length, MEASURED_LENGTH)
     sample = arguments.prompt + "".join(islice(written, length))
     print(f"\n{sample[: len(arguments.prompt) + arguments.length]}\n")

@@ -4,6 +4,8 @@
     python tests/bench.py dante --text FILE       dante_gpt.py against nanoGPT's recipe for CPUs,
                                                   and writing with and without a cache
     python tests/bench.py ablation --text FILE    losses of dante_gpt.py with one part changed
+    python tests/bench.py settings --text FILE    losses of dante_gpt.py with other settings; the
+                                                  validation text is not read
     python tests/bench.py metrics   task 13 against evaluate.load, if that can run
     python tests/bench.py seeds --model bundled   task 09 with ten seeds
     python tests/bench.py features --text FILE    encoding the lines of a text in batches, and one
@@ -15,7 +17,7 @@
 Each contestant has its own process, so threads and memory of one do not influence the others. They
 take turns, round after round. The output is the median rate of each, and median, minimum and
 maximum of the ratios of the rounds. Without --text, the text is that of dante_gpt.py. The ablation
-measures losses, with one run per core.
+and the settings measure losses over three seeds, with one run per core.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -203,110 +206,109 @@ def bench_lstm() -> None:
 
 # dante_gpt.py
 
-RECIPE = {"steps": 2000, "batch": 12, "block": 64, "layers": 4, "heads": 4, "width": 128}
-SHORT_RUN: dict[str, Any] = {  # of dante_gpt.py
-    "steps": 140,
-    "batch_size": 8,
-    "block_size": 128,
-    "dropout": 0.0,
-    "muon_rate": 0.03,
-    "adam_rate": 0.06,
-}
+RECIPE = dante_gpt.Config(steps=2000, batch_size=12, block_size=64, dropout=0.0)  # of nanoGPT
+SHORT_RUN = dante_gpt.Config(
+    steps=140, batch_size=8, block_size=128, dropout=0.0, muon_rate=0.03, adam_rate=0.06
+)
 TURNS = 20  # of both trainings
+SEEDS = (0, 1, 2)  # of the runs whose losses are compared
+Trainer = Callable[[str, dante_gpt.Config], Iterator[tuple[float, float]]]
 
 
 class PlainBlock(nn.Module):
     """A block of nanoGPT: GPT-2's parts without biases."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: dante_gpt.Config) -> None:
         super().__init__()
-        width = RECIPE["width"]
+        width, self.heads = config.n_embd, config.n_head
         self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, time, width) to the same."""
         q, k, v = (
-            part.unflatten(-1, (RECIPE["heads"], -1)).transpose(1, 2)
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(self.norms[0](x)).chunk(3, dim=-1)
         )  # (batch, head, time, size) each
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norms[1](x))))
+        x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norms[1](x)))))
 
 
 class PlainGPT(nn.Module):
-    """The model of nanoGPT's recipe for CPUs, with tied embeddings."""
+    """The model of Karpathy's video and of nanoGPT, with tied embeddings."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, config: dante_gpt.Config, vocabulary: int) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocabulary, RECIPE["width"])
-        self.positions = nn.Embedding(RECIPE["block"], RECIPE["width"])
-        self.blocks = nn.Sequential(*(PlainBlock() for _ in range(RECIPE["layers"])))
-        self.norm = nn.LayerNorm(RECIPE["width"], bias=False)
+        self.tokens = nn.Embedding(vocabulary, config.n_embd)
+        self.positions = nn.Embedding(config.block_size, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.Sequential(*(PlainBlock(config) for _ in range(config.n_layer)))
+        self.norm = nn.LayerNorm(config.n_embd, bias=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 is_output = name.endswith(("out.weight", "down.weight"))
-                scale = math.sqrt(2 * RECIPE["layers"]) if is_output else 1
+                scale = math.sqrt(2 * config.n_layer) if is_output else 1
                 nn.init.normal_(weight, std=0.02 / scale)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(batch, time) to logits (batch, time, vocabulary)."""
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
-        return self.norm(self.blocks(x)) @ self.tokens.weight.T
+        return self.norm(self.blocks(self.dropout(x))) @ self.tokens.weight.T
 
 
-def train_recipe(text: str) -> Iterator[tuple[float, float]]:
-    """Train by nanoGPT's recipe for CPUs; yield seconds of training and validation loss."""
-    characters, block = "".join(sorted(set(text))), RECIPE["block"]
+def train_plain(text: str, config: dante_gpt.Config) -> Iterator[tuple[float, float]]:
+    """Train a `PlainGPT` as nanoGPT does; yield seconds of training and validation loss."""
+    characters, block = "".join(sorted(set(text))), config.block_size
     tokens = torch.tensor(dante_gpt.encode(text, characters))
     cut = len(dante_gpt.split(text)[0])
-    torch.manual_seed(0)
-    model = PlainGPT(len(characters))
+    torch.manual_seed(config.seed)
+    model = PlainGPT(config, len(characters))
     groups: list[dict[str, Any]] = [
         {"params": [w for w in model.parameters() if w.dim() == 2], "weight_decay": 0.1},
         {"params": [w for w in model.parameters() if w.dim() == 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, 1e-3, betas=(0.9, 0.99))
     seconds = 0.0
-    for step in range(RECIPE["steps"]):
+    for step in range(config.steps):
         start = time.perf_counter()
-        progress = (step - 100) / (RECIPE["steps"] - 100)
+        progress = (step - 100) / (config.steps - 100)
         rate = 1e-4 + (1e-3 - 1e-4) * (1 + math.cos(math.pi * progress)) / 2
         for group in optimizer.param_groups:
             group["lr"] = min(rate, 1e-3 * (step + 1) / 101)
-        offsets = torch.randint(cut - block, (RECIPE["batch"],))
+        offsets = torch.randint(cut - block, (config.batch_size,))
         windows = torch.stack([tokens[offset : offset + block + 1] for offset in offsets])
-        logits = model(windows[:, :-1])  # (batch, block, vocabulary)
+        logits = model.train()(windows[:, :-1])  # (batch, block, vocabulary)
         loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         seconds += time.perf_counter() - start
-        if (step + 1) % (RECIPE["steps"] // TURNS) == 0:
-            yield seconds, dante_gpt.validation_loss(model, tokens, cut, block)
+        if (step + 1) % (config.steps // TURNS) == 0:
+            yield seconds, dante_gpt.validation_loss(model.eval(), tokens, cut, block)
 
 
-def train_ours(text: str) -> Iterator[tuple[float, float]]:
-    """Train a short run of dante_gpt.py; yield seconds of training and validation loss."""
+def train_ours(text: str, config: dante_gpt.Config) -> Iterator[tuple[float, float]]:
+    """Train as dante_gpt.py does; yield seconds of training and validation loss."""
     start = time.perf_counter()
-    training = dante_gpt.Training(dante_gpt.Config(**SHORT_RUN), text, torch.device("cpu"))
+    training = dante_gpt.Training(config, text, torch.device("cpu"))
     seconds = time.perf_counter() - start
-    for step in range(SHORT_RUN["steps"]):
+    for step in range(config.steps):
         start = time.perf_counter()
         training.step(step)
         seconds += time.perf_counter() - start
-        if (step + 1) % (SHORT_RUN["steps"] // TURNS) == 0:
+        if (step + 1) % (config.steps // TURNS) == 0:
             yield seconds, training.validate()
 
 
-def make_training(train: Callable[[str], Iterator[tuple[float, float]]], text: str) -> Turn:
+def make_training(trainer: Trainer, text: str, config: dante_gpt.Config) -> Turn:
     """Return a contestant that trains until its next validation, and reports that."""
-    return partial(next, train(text))
+    return partial(next, trainer(text, config))
 
 
 def make_writer(text: str, block_size: int, cached: bool) -> Run:
@@ -333,9 +335,13 @@ def make_writer(text: str, block_size: int, cached: bool) -> Run:
 
 def bench_dante(text: str) -> None:
     """Compare the times to reach one loss, and the speed of writing."""
-    trainings = {train: partial(make_training, train, text) for train in (train_recipe, train_ours)}
+    contestants: tuple[tuple[Trainer, dante_gpt.Config], ...]
+    contestants = ((train_plain, RECIPE), (train_ours, SHORT_RUN))
+    trainings = {
+        trainer: partial(make_training, trainer, text, config) for trainer, config in contestants
+    }
     rows = take_turns(trainings, TURNS)
-    (*_, (theirs, goal)), ours = rows[train_recipe], rows[train_ours]
+    (*_, (theirs, goal)), ours = rows[train_plain], rows[train_ours]
     print(f"nanoGPT's recipe: validation loss {goal:.3f} after {theirs:.1f} s")
     for seconds, loss in ours:
         if loss <= goal:
@@ -354,11 +360,25 @@ def bench_dante(text: str) -> None:
         print_ratio("with / without a cache", rates[cached], rates[uncached])
 
 
-def adam_for_all(training: dante_gpt.Training) -> None:
-    """Train the matrices of the blocks with AdamW too."""
-    training.muon.param_groups[0]["params"] = []
-    weights = training.model.parameters()
-    training.adam = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
+class LearnedPositions(dante_gpt.GPT):
+    """Add an embedding of the position, as GPT-2 does."""
+
+    def __init__(self, config: dante_gpt.Config, vocabulary: int) -> None:
+        super().__init__(config, vocabulary)
+        rows, width = self.embedding.weight.shape
+        self.embedding = nn.Embedding(rows + config.block_size, width)
+
+    def embed(self, tokens: torch.Tensor, last_two: torch.Tensor) -> torch.Tensor:
+        """Add the embeddings of the positions, which are the last rows of the table."""
+        positions = self.embedding.weight[-self.config.block_size :][: tokens.shape[1]]
+        return super().embed(tokens, last_two) + positions  # (batch, time, n_embd)
+
+
+def embed_characters(
+    model: dante_gpt.GPT, tokens: torch.Tensor, last_two: torch.Tensor
+) -> torch.Tensor:
+    """Embed each character without the characters before it."""
+    return model.embedding(tokens)
 
 
 def gelu_block(
@@ -374,47 +394,74 @@ def random_start(number: int, length: int, config: dante_gpt.Config) -> int:
     return int(np.random.default_rng([config.seed, number]).integers(length - config.block_size))
 
 
-def embed_characters(
-    model: dante_gpt.GPT, tokens: torch.Tensor, last_two: torch.Tensor
-) -> torch.Tensor:
-    """Embed each character without the characters before it."""
-    return model.embedding(tokens)
+def adam_for_all(training: dante_gpt.Training) -> None:
+    """Train the matrices of the blocks with AdamW too."""
+    training.muon.param_groups[0]["params"] = []
+    weights = training.model.parameters()
+    training.adam = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
 
 
-ABLATIONS: dict[str, dict[str, Any]] = {  # options of `Config`, patches, the optimiser
-    "the default": {},
-    "without dropout": {"options": {"dropout": 0.0}},
-    "AdamW everywhere, no Muon": {"optimiser": adam_for_all},
-    "blocks drawn at random, not in passes": {"patches": {"block_start": random_start}},
+def random_outputs(training: dante_gpt.Training) -> None:
+    """Draw the output projections instead of starting them at zero, as GPT-2 does."""
+    for block in training.model.blocks:
+        for layer in (block.attention.output, block.down):
+            nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * training.config.n_layer))
+
+
+PLAIN = "a plain GPT, as in the video"
+ABLATIONS: dict[str, dict[str, Any]] = {  # options of `Config`, patches, a change of the training
+    PLAIN: {},
+    "dante_gpt.py": {},
+    "AdamW everywhere, no Muon": {"change": adam_for_all},
     "characters alone, no pairs or triples": {"patches": {"GPT.embed": embed_characters}},
-    "batches of 16, half the steps": {"options": {"batch_size": 16}, "steps": 1 / 2},
-    "last weights, not their average": {"patches": {"AVERAGE_DECAY": 0.0}},
+    "pairs and triples never dropped": {"patches": {"NGRAM_DROPOUT": 0.0}},
+    "learned positions, not rotary": {
+        "patches": {"GPT": LearnedPositions, "rotate": lambda x, rotation: x}
+    },
     "GELU, not squared ReLU": {"patches": {"Block.forward": gelu_block}},
+    "output projections not zero at first": {"change": random_outputs},
+    "blocks drawn at random, not in passes": {"patches": {"block_start": random_start}},
+    "dropout of single units, not channels": {"patches": {"ChannelDropout": nn.Dropout}},
+    "without dropout": {"options": {"dropout": 0.0}},
+}
+SETTINGS: dict[str, dict[str, Any]] = {  # from which the defaults of dante_gpt.py were chosen
+    f"{steps} steps, dropout {dropout}": {
+        "options": {"steps": steps, "dropout": dropout},
+        "patches": {"TRAIN_FRACTION": 8 / 9},  # of nine tenths: the ninth is measured
+    }
+    for steps, dropout in ((2000, 0.2), (2500, 0.15), (2500, 0.2), (2500, 0.25), (2500, 0.3))
 }
 
 
-def run_ablation(text: str, steps: int, name: str) -> tuple[str, float]:
-    """Train with one thing changed; return its name and the final validation loss."""
+def final_loss(text: str, steps: int | None, run: tuple[str, int]) -> float:
+    """Train once, with one thing changed; return the final validation loss."""
     torch.set_num_threads(1)
-    change = ABLATIONS[name]
-    options = {"steps": int(steps * change.get("steps", 1)), **change.get("options", {})}
-    patches = [mock.patch(f"dante_gpt.{n}", v) for n, v in change.get("patches", {}).items()]
-    for patch in patches:
-        patch.start()  # the process ends with this run, so they need not be undone
-    training = dante_gpt.Training(dante_gpt.Config(**options), text, torch.device("cpu"))
-    change.get("optimiser", lambda _: None)(training)
-    for step in range(options["steps"]):
+    name, seed = run
+    change = (ABLATIONS | SETTINGS)[name]
+    config = replace(dante_gpt.Config(seed=seed), **change.get("options", {}))
+    config = replace(config, steps=steps or config.steps)
+    if name == PLAIN:
+        *_, (_, loss) = train_plain(text, config)
+        return loss
+    for target, value in change.get("patches", {}).items():
+        mock.patch(f"dante_gpt.{target}", value).start()  # the process ends with this run
+    training = dante_gpt.Training(config, text, torch.device("cpu"))
+    change.get("change", lambda _: None)(training)
+    for step in range(config.steps):
         training.step(step)
-    return name, training.validate()
+    return training.validate()
 
 
-def bench_ablation(text: str, steps: int) -> None:
-    """Print the final loss after each change."""
-    print(f"{'nats per character':40}{'loss':>8}")
+def bench_losses(text: str, names: Iterable[str], steps: int | None) -> None:
+    """Print mean and standard deviation of the final loss over three seeds, for each change."""
+    runs = [(name, seed) for name in names for seed in SEEDS]
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for name, loss in pool.map(partial(run_ablation, text, steps), ABLATIONS):
-            print(f"{name:40}{loss:8.4f}", flush=True)
+        losses = pool.map(partial(final_loss, text, steps), runs)
+        print("nats per character                        mean  deviation")
+        for name in names:
+            row = list(islice(losses, len(SEEDS)))
+            print(f"{name:40}{np.mean(row):6.4f}{np.std(row, ddof=1):11.4f}", flush=True)
 
 
 # task13.py and task09.py
@@ -602,18 +649,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("lstm", "dante", "ablation", "metrics", "seeds", "features", "retrieval", "hub")
+    names = (
+        "lstm",
+        "dante",
+        "ablation",
+        "settings",
+        "metrics",
+        "seeds",
+        "features",
+        "retrieval",
+        "hub",
+    )
     parser.add_argument("bench", choices=names, help="benchmark to run")
     parser.add_argument("--text", type=Path, metavar="FILE", help="text file")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of a BEIR collection")
-    parser.add_argument("--steps", type=int, default=2000, help="of a run of the ablation")
+    parser.add_argument("--steps", type=int, help="of each run of ablation and settings")
     parser.add_argument("--model", default="bundled", metavar="ID_OR_DIR", help="encoder")
     arguments = parser.parse_args()
     run: dict[str, Callable[[], None]] = {
         "lstm": bench_lstm,
         "dante": lambda: bench_dante(lab_common.load_inferno(arguments.text)),
-        "ablation": lambda: bench_ablation(
-            lab_common.load_inferno(arguments.text), arguments.steps
+        "ablation": lambda: bench_losses(
+            lab_common.load_inferno(arguments.text), ABLATIONS, arguments.steps
+        ),
+        "settings": lambda: bench_losses(  # the training text alone, split again
+            dante_gpt.split(lab_common.load_inferno(arguments.text))[0], SETTINGS, arguments.steps
         ),
         "metrics": bench_metrics,
         "seeds": lambda: bench_seeds(arguments.model),

@@ -136,7 +136,6 @@ def test_steps_are_those_of_a_loop_with_the_optimizers_of_torch() -> None:
     training.model.load_state_dict(random_model().state_dict())
     model = copy.deepcopy(training.model)
     before = copy.deepcopy(model.state_dict())
-    average = {name: weight.clone() for name, weight in training.average.named_parameters()}
     muon = torch.optim.Muon(model.blocks.parameters(), weight_decay=0.1, momentum=0.95)
     others = [model.embedding.weight, model.head.weight]
     adam = torch.optim.AdamW(others, betas=(0.8, 0.95), weight_decay=0)
@@ -152,15 +151,11 @@ def test_steps_are_those_of_a_loop_with_the_optimizers_of_torch() -> None:
         loss.backward()
         muon.step()
         adam.step()
-        decay = min(0.99, (step + 1) / (step + 10))
-        for name, weight in training.model.named_parameters():
-            average[name] = decay * average[name] + (1 - decay) * weight.detach()
     values = torch.linalg.svdvals(dante_gpt.orthogonalise(torch.randn(64, 16)))
     assert (values - 0.9).abs().max() < 0.4
     for name, weight in model.named_parameters():
         moved, expected = training.model.get_parameter(name) - before[name], weight - before[name]
         assert (moved - expected).norm() < 0.05 * moved.norm()  # torch's Muon uses bfloat16
-        torch.testing.assert_close(training.average.get_parameter(name), average[name])
 
 
 def test_validation_loss_counts_every_character_once(monkeypatch: Patch) -> None:
@@ -190,20 +185,22 @@ def test_every_pass_uses_each_block_once_in_another_order(length: int) -> None:
 def test_training_uses_no_character_of_the_validation_text(tmp_path: Path) -> None:
     learned, held_out = dante_gpt.split(TEXT[:2000])  # 40 steps are more than one pass over it
     first, second = (train(tmp_path, text=learned + x) for x in (held_out, held_out[::-1]))
-    for name in ("model", "average"):
-        pairs = (getattr(training, name).parameters() for training in (first, second))
-        assert all(torch.equal(*pair) for pair in zip(*pairs, strict=True))
+    pairs = zip(first.model.parameters(), second.model.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
     assert first.history[-1][2] != second.history[-1][2]
 
 
-def test_a_run_learns_and_its_averaged_weights_are_validated_and_saved(tmp_path: Path) -> None:
+def test_a_run_learns_and_its_final_weights_are_saved_and_validated(tmp_path: Path) -> None:
     training = train(tmp_path, replace(TINY, steps=100, n_embd=32))
     steps, losses, validation = zip(*training.history, strict=True)
-    assert (steps, training.model.training) == (tuple(range(10, 101, 10)), True)  # with dropout
+    assert steps == tuple(range(10, 101, 10))
     assert losses[-1] < 2.9 < 3.3 < losses[0]
-    for name, is_validated in (("average", True), ("model", False)):
-        training.average.load_state_dict(dante_gpt.load_checkpoint(tmp_path, CPU)[name])
-        assert (training.validate() == validation[-1]) == is_validated  # without dropout
+    training.model.load_state_dict(dante_gpt.load_checkpoint(tmp_path, CPU)["model"])
+    assert training.validate() == training.validate() == validation[-1]  # without dropout
+    modes: list[bool] = []
+    training.model.register_forward_pre_hook(lambda model, _: modes.append(model.training))
+    training.step(50)
+    assert modes == [True]  # with dropout, although `validate` has switched it off
 
 
 def test_seed_decides_the_run_and_the_former_one_is_kept(tmp_path: Path, whole: Path) -> None:
