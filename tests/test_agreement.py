@@ -674,15 +674,18 @@ def rankings(which: int, _: Models) -> Values:
     for row in relevance:
         row[generator.choice(200, 12, replace=False)] = generator.integers(1, 3, 12)
     qrels = lab_retrieval.Qrels(list(range(6)), relevance)
-    shown = decimals(output_of(partial(lab_retrieval.print_table, {"row": scores}, qrels)))
+    new = lab_retrieval.Qrels([1, 4], relevance[[1, 4]])  # the last column is over these alone
+    shown = decimals(output_of(partial(lab_retrieval.print_table, {"row": scores}, qrels, new)))
     measures: list[Callable[..., torch.Tensor]] = [
         partial(retrieval.retrieval_normalized_dcg, top_k=10),
         partial(retrieval.retrieval_recall, top_k=10),
         partial(retrieval.retrieval_recall, top_k=100),
         partial(retrieval.retrieval_reciprocal_rank, top_k=10),
+        partial(retrieval.retrieval_normalized_dcg, top_k=10),
     ]
-    rows = zip(torch.from_numpy(scores), torch.from_numpy(relevance), strict=True)
-    is_graded = which == 0  # the other measures take 0 or 1
+    chosen = [1, 4] if which == 4 else list(range(6))
+    rows = zip(torch.from_numpy(scores[chosen]), torch.from_numpy(relevance[chosen]), strict=True)
+    is_graded = which in (0, 4)  # the other measures take 0 or 1
     values = [
         measures[which](score, gain.long() if is_graded else gain > 0).item()
         for score, gain in rows
@@ -800,6 +803,7 @@ ROWS = [
     Row("lab_retrieval", "Recall@10", "torchmetrics", partial(rankings, 1), SHOWN_4),
     Row("lab_retrieval", "Recall@100", "torchmetrics", partial(rankings, 2), SHOWN_4),
     Row("lab_retrieval", "MRR@10", "torchmetrics", partial(rankings, 3), SHOWN_4),
+    Row("lab_retrieval", "nDCG@10, new", "torchmetrics", partial(rankings, 4), SHOWN_4),
     Row("lab_retrieval", "BM25", "the paper's formula", bm25, SINGLE),
     Row("lab_retrieval", "reciprocal rank fusion", "by hand", fusion_by_ranks, 1e-12),
     Row("lab_retrieval", "weighted sums", "scipy", weighted_sums, 1e-9),

@@ -18,7 +18,7 @@ import common
 import lab_common
 import lab_retrieval
 import task07
-from lab_retrieval import MEAN, Collection, Qrels, mean_ndcg, print_table
+from lab_retrieval import POOLINGS, Collection, Qrels, mean_ndcg, print_table
 
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
 WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
@@ -47,12 +47,21 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def cosines(pair: ModelAndTokenizer, collection: Collection) -> np.ndarray:
+def mean_features(pair: ModelAndTokenizer, texts: list[str]) -> np.ndarray:
+    ids = lab_common.tokenize(pair[1], texts)
+    return lab_common.compute_features(pair[0], ids, POOLINGS)["mean"]
+
+
+def document_features(pair: ModelAndTokenizer, collection: Collection) -> np.ndarray:
+    return mean_features(pair, collection.documents())
+
+
+def cosines(
+    pair: ModelAndTokenizer, collection: Collection, features: np.ndarray | None = None
+) -> np.ndarray:
     """Return the cosine similarities of claims and documents, (claims, documents)."""
-    texts = collection.claims, collection.documents()
-    ids = (lab_common.tokenize(pair[1], each) for each in texts)
-    features = (lab_common.compute_features(pair[0], each, MEAN)["mean"] for each in ids)
-    return lab_retrieval.cosine_similarities(*features)
+    documents = document_features(pair, collection) if features is None else features
+    return lab_retrieval.cosine_similarities(mean_features(pair, collection.claims), documents)
 
 
 def test_weight_and_sentences_by_hand() -> None:
@@ -64,23 +73,23 @@ def test_weight_and_sentences_by_hand() -> None:
     assert lab_retrieval.split_sentences(" ".join(sentences)) == sentences
 
 
-def test_other_relevant_documents_are_no_negatives(checkpoints: Path, monkeypatch: Patch) -> None:
+def test_all_but_the_relevant_documents_are_negatives(
+    checkpoints: Path, monkeypatch: Patch
+) -> None:
     train, pair = Mock(), load_pair(checkpoints / ENCODER, AutoModel)
     monkeypatch.setattr(lab_common, "train", train)
-    monkeypatch.setattr(lab_retrieval, "HARD_NEGATIVES", 1)
     texts = [" ".join(WORDS[i : i + 5]) for i in range(0, 30, 5)]
     qrels = {"train": Qrels([0, 1], np.array([[1, 1, 0, 0], [0, 0, 1, 0]]))}
     collection = Collection([""] * 4, texts[:4], texts[4:], qrels)
-    bm25_scores = np.array([[5.0, 4, 2, 3], [1, 4, 5, 3]])  # hard negatives: 3 and 1
-    lab_retrieval.train_encoder(*pair, collection, bm25_scores, 1)
+    features = document_features(pair, collection)
+    lab_retrieval.train_encoder(*pair, collection.claims, qrels["train"], features, 1)
     logits = torch.from_numpy(cosines(pair, collection) / lab_retrieval.TEMPERATURE)
-    for batch, expected in (  # the pairs of claim and document are (0, 0), (0, 1), (1, 2)
-        ([2], [(1, [2, 1])]),  # a claim, then its document and the negatives
-        ([0, 1], [(0, [0, 3]), (0, [1, 3])]),
-        ([0, 2], [(0, [0, 2, 3]), (1, [2, 0, 1, 3])]),  # 1 is a negative of claim 1 alone
-    ):
-        target = torch.tensor(0)
-        losses = [F.cross_entropy(logits[claim, ids], target).item() for claim, ids in expected]
+    expected = {0: (0, [0, 2, 3]), 1: (0, [1, 2, 3]), 2: (1, [2, 0, 1, 3])}  # claim and documents
+    for batch in ([0], [2], [0, 1], [1, 2]):  # of pairs of claim and document
+        losses = [
+            F.cross_entropy(logits[claim, ids], torch.tensor(0)).item()
+            for claim, ids in map(expected.get, batch)
+        ]
         loss = train.call_args.args[1](batch).item()
         assert loss == pytest.approx(np.mean(losses), abs=1e-4)
 
@@ -91,13 +100,19 @@ def test_training_brings_claims_closer_to_their_documents(
     pair = load_pair(checkpoints / ENCODER, AutoModel)
     monkeypatch.setattr(lab_retrieval, "RATE", 1e-3)
     collection = lab_retrieval.read_collection(data, quick=False)
-    train, before = collection.qrels["train"], cosines(pair, collection)
-    words = lab_retrieval.split_words(collection.documents())
-    bm25_scores = lab_retrieval.bm25(words, collection.claims, 1.5, 0.75)
+    train, features = collection.qrels["train"], document_features(pair, collection)
+    before = cosines(pair, collection)
     common.seed_everything(0)
-    lab_retrieval.train_encoder(*pair, collection, bm25_scores, 10)
-    first, last = (x[train.claims] for x in (before, cosines(pair, collection)))
+    lab_retrieval.train_encoder(*pair, collection.claims, train, features, 10)
+    first, last = (x[train.claims] for x in (before, cosines(pair, collection, features)))
     assert mean_ndcg(first, train.relevance) + 0.2 < mean_ndcg(last, train.relevance)
+
+
+def test_claims_about_new_documents_share_none_with_the_training_claims() -> None:
+    train = Qrels([5], np.array([[0, 1, 0, 0]]))
+    test = Qrels([7, 8, 9], np.array([[1, 1, 0, 0], [0, 0, 0, 2], [0, 1, 0, 0]]))
+    new = lab_retrieval.with_new_documents({"train": train, "test": test})
+    assert (new.claims, new.relevance.tolist()) == ([8], [[0, 0, 0, 2]])
 
 
 def test_a_run_prints_rankings_with_settings_chosen_on_training_claims(
@@ -128,7 +143,7 @@ def test_a_run_prints_rankings_with_settings_chosen_on_training_claims(
     assert outputs[0].startswith(
         "42 documents; 20 claims to train on, with 20 relevant documents; "
     )
-    printed = re.findall(r"^(.{36})((?: +[01]\.\d{4}){4})$", outputs[0], re.MULTILINE)
+    printed = re.findall(r"^(.{36})((?: +[01]\.\d{4}){5})$", outputs[0], re.MULTILINE)
     assert [row[0].strip() for row in printed] == list(rows)
     assert float(printed[0][1].split()[0]) > 0.5  # of BM25
     query = json.loads((data / "corpus.jsonl").read_text().splitlines()[30])["text"].split(".")[0]
