@@ -10,7 +10,7 @@ part of the text to classify.
     python task10.py --model DIR        another generative model, encoder-decoder or decoder
 
 Takes seconds after a download of 993 MB, shared with task 07. Expect POSITIVE. The probabilities
-after zero, one and two examples are printed on standard error.
+without examples, and with the two in either order, are printed on standard error.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ Text: "{text}"
 Classify the sentiment of this sentence as either positive or negative.
 Sentiment:"""
 EXAMPLES = (  # one for each label, about other subjects than the text
-    ("My new phone broke after two days and nobody answers my calls.", "negative"),
     ("What a lovely film, I laughed from beginning to end.", "positive"),
+    # Small models repeat the label of the last example. It is not the right one here.
+    ("My new phone broke after two days and nobody answers my calls.", "negative"),
 )
 
 
@@ -75,17 +76,18 @@ def classify(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Classify the text after zero, one and two examples; print the label after two."""
+    """Classify the text without examples and with two in either order; print the label."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
     folder = common.find_model(arguments.model)
     tokenizer = common.load(AutoTokenizer, folder)
     is_encoder_decoder = common.load(AutoConfig, folder).is_encoder_decoder
     auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     model = common.load(auto_class, folder).to(common.select_device(arguments.device))
-    for shots in range(len(EXAMPLES) + 1):
-        probabilities = classify(model, tokenizer, build_prompt(TEXT, EXAMPLES[:shots]))
+    for examples in ((), EXAMPLES[::-1], EXAMPLES):  # the last one decides
+        probabilities = classify(model, tokenizer, build_prompt(TEXT, examples))
         shown = ", ".join(f"{label} {p:.4f}" for label, p in probabilities.items())
-        print(f"{shots} examples: {shown}", file=sys.stderr)
+        order = ", ".join(label for _, label in examples) or "none"
+        print(f"examples: {order}; probabilities: {shown}", file=sys.stderr)
     print(max(probabilities, key=probabilities.__getitem__).upper())
     return 0
 

@@ -18,7 +18,7 @@ def test_prompt_has_one_solved_example_for_each_label_before_the_text() -> None:
     texts = [*(text for text, _ in task10.EXAMPLES), task10.TEXT]
     first, second, last = (task10.QUESTION.format(text=text) for text in texts)
     prompt = task10.build_prompt(task10.TEXT, task10.EXAMPLES)
-    assert prompt == f"{first} negative\n\n{second} positive\n\n{last}"
+    assert prompt == f"{first} positive\n\n{second} negative\n\n{last}"  # last not the answer
 
 
 @pytest.mark.parametrize("name", [task11.MODEL, task10.MODEL])
@@ -42,4 +42,9 @@ def test_likelier_label_is_printed(checkpoints: Path, capsys: pytest.CaptureFixt
     with patch.object(task10, "classify", side_effect=probabilities) as classify:
         assert task10.main(["--model", str(checkpoints / task10.MODEL)]) == 0
     assert classify.call_args.args[2] == task10.build_prompt(task10.TEXT, task10.EXAMPLES)
-    assert capsys.readouterr().out == "POSITIVE\n"
+    out, err = capsys.readouterr()
+    assert out == "POSITIVE\n"
+    orders = [line.partition(";")[0] for line in err.splitlines() if line.startswith("examples")]
+    assert orders == [
+        f"examples: {x}" for x in ("none", "negative, positive", "positive, negative")
+    ]
