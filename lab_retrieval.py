@@ -59,7 +59,7 @@ B = (0.4, 0.75, 0.9)  # of BM25; with a larger b long documents count less
 RANK_CONSTANT = 60  # of reciprocal rank fusion, the value of its authors
 WEIGHTS = [round(0.05 * step, 2) for step in range(21)]  # of BM25 in a weighted sum
 MAX_TOKENS = 256  # of a text; the authors of the encoder evaluated it with as many
-EPOCHS, BATCH, RATE = 6, 32, 1e-4
+EPOCHS, BATCH, RATE = 6, 32, 2e-4
 TEMPERATURE = 0.05  # divides the cosines, which without it differ too little for a softmax
 SHOWN = 5  # documents printed for --query
 

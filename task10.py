@@ -55,7 +55,7 @@ def log_likelihood(
 ) -> float:
     """Return the log-probability that the model generates the label after the prompt."""
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    if model.config.is_encoder_decoder:  # the encoder reads the prompt, the decoder starts anew
+    if model.config.is_encoder_decoder:  # the label is the text of the decoder
         answer = tokenizer(label, return_tensors="pt")["input_ids"].to(model.device)  # (1, answer)
         logits = model(**inputs, labels=answer).logits[0]  # (answer, vocabulary)
     else:  # the label continues the line of the prompt

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 import common
 import dante_gpt
+import dante_verse
 import lab_common
 from dante_gpt import CHECKPOINT, GPT, HASH_ROWS, Config, Training
 
@@ -196,7 +197,9 @@ def test_a_run_learns_and_its_final_weights_are_saved_and_validated(tmp_path: Pa
     assert steps == tuple(range(10, 101, 10))
     assert losses[-1] < 2.9 < 3.3 < losses[0]
     training.model.load_state_dict(dante_gpt.load_checkpoint(tmp_path, CPU)["model"])
-    assert training.validate() == training.validate() == validation[-1]  # without dropout
+    start = len(dante_gpt.split(TEXT)[0])  # of the validation text
+    loss = dante_gpt.validation_loss(training.model.eval(), training.tokens, start, 16)
+    assert training.validate() == training.validate() == loss == validation[-1]  # no dropout
     modes: list[bool] = []
     training.model.register_forward_pre_hook(lambda model, _: modes.append(model.training))
     training.step(50)
@@ -240,7 +243,9 @@ def test_a_whole_run_prints_losses_sample_and_measures(tmp_path: Path, capsys: C
     out, saved = capsys.readouterr().out, dante_gpt.load_checkpoint(tmp_path, CPU)
     lines, sizes, loss = out.splitlines(), map(len, dante_gpt.split(TEXT)), saved["history"][-1][2]
     assert lines[0] == "{:,} characters to train on, {:,} to validate on".format(*sizes)
-    assert [line[:24].strip() for line in lines[2:5]] == list(dante_gpt.NGRAMS)
+    for line, (name, order) in zip(lines[2:5], dante_gpt.NGRAMS.items(), strict=True):
+        baseline = dante_verse.ngram_loss(*dante_gpt.split(TEXT), order)
+        assert line.startswith(f"{name:24}{baseline:8.4f}")
     assert lines[5] == f"GPT, 0.2 M parameters   {loss:8.4f}{loss / math.log(2):8.4f}"
     assert re.search(r"\n\n {40}  the sample   held-out canto\n(.{69}\n){5}$", out)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

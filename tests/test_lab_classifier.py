@@ -11,9 +11,11 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import common
 import lab_classifier
+import lab_common
 import task07
 from lab_classifier import SPLITS, encode_labels, fit_linear, fit_mlp
 
@@ -68,10 +70,12 @@ def test_wrong_table_is_one_line(tmp_path: Path, content: str, problem: str) -> 
 
 
 def test_features_are_fitted_on_the_training_texts_alone() -> None:
-    texts = {"train": ["one two", "two three"], "test": ["two four"]}
-    both = [lab_classifier.word_features(texts | {"validation": x}) for x in (["one"], ["four"])]
-    for name in texts:
-        assert np.array_equal(*(features[name].toarray() for features in both))
+    texts = {"train": ["one two", "two three"], "validation": ["one"], "test": ["two four"]}
+    first = lab_classifier.word_features(texts)
+    for changed in ("validation", "test"):
+        other = lab_classifier.word_features(texts | {changed: ["three four", "one five"]})
+        for name in set(SPLITS) - {changed}:
+            assert np.array_equal(first[name].toarray(), other[name].toarray())
     features = {"train": [[1, 5], [3, 5]], "validation": [[2, 6]], "test": [[5, 5]]}
     standard = lab_classifier.standardise({name: np.array(features[name]) for name in SPLITS})
     assert [standard[name].tolist() for name in SPLITS] == [[[-1, 0], [1, 0]], [[0, 1]], [[3, 0]]]
@@ -105,20 +109,31 @@ def make_splits() -> dict[str, pd.DataFrame]:
 def test_a_run_prints_classifiers_with_settings_chosen_by_validation(
     tmp_path: Path, checkpoints: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    recorders = []
+    def train(network: torch.nn.Module, *rest: Any) -> None:
+        train_network(network, *rest)
+        trained[-1].append(sum(weight.double().sum().item() for weight in network.parameters()))
+
+    train_network, trained, recorders = lab_common.train, [], []
+    monkeypatch.setattr(lab_common, "train", train)
     for name in ("print_table", "draw_confusion"):
         recorders.append(Mock(wraps=getattr(lab_classifier, name)))
         monkeypatch.setattr(lab_classifier, name, recorders[-1])
     splits, outputs = make_splits(), []
     labels = splits["test"]["label"].map({"good": "bad", "bad": "good"})
     texts = "new " + splits["test"]["text"][::-1]
-    for changed in ({}, {}, {"label": labels}, {"text": texts.tolist()}):
-        for name, rows in (splits | {"test": splits["test"].assign(**changed)}).items():
-            rows.to_csv(tmp_path / f"{name}.csv", index=False)
+    test = [{}, {}, {"label": labels}, {"text": texts.tolist()}]
+    validation = {"label": splits["validation"]["label"][::-1].tolist(), "text": texts.tolist()}
+    for number in range(5):
+        changed = {"test": test[number]} if number < 4 else {"validation": validation}
+        for name, rows in splits.items():
+            rows.assign(**changed.get(name, {})).to_csv(tmp_path / f"{name}.csv", index=False)
+        trained.append([])
         options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
         assert lab_classifier.main([*options, "--quick", "--finetune"]) == 0
         outputs.append(capsys.readouterr().out)
     tables, best = ([call.args[0] for call in each.call_args_list] for each in recorders)
+    assert len(trained[0]) == 3 * 2 * len(lab_classifier.DROPOUT) + 1  # MLPs, and the encoder
+    assert trained == [trained[0]] * 5  # neither validation nor test texts train anything
     for number in (2, 3):
         assert [row.classifier for row in best[number]] == [row.classifier for row in best[0]]
         for row, first in zip(tables[number], tables[0], strict=True):
