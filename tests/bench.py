@@ -432,7 +432,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # from which the defaults of dante_gpt.
         "options": {"steps": steps, "dropout": dropout},
         "patches": {"TRAIN_FRACTION": 8 / 9},  # of nine tenths: the ninth is measured
     }
-    for steps, dropout in ((2000, 0.2), (2500, 0.15), (2500, 0.2), (2500, 0.25), (2500, 0.3))
+    for steps, dropout in ((2500, 0.2), (2500, 0.25), (3000, 0.15), (3000, 0.2), (3000, 0.25))
 }
 
 

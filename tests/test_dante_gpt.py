@@ -211,6 +211,22 @@ def test_seed_decides_the_run_and_the_former_one_is_kept(tmp_path: Path, whole: 
         train(tmp_path, replace(TINY, seed=seed))
         assert (checkpoint(tmp_path) == checkpoint(whole)) == (seed == 0)
     assert (tmp_path / f"previous-{CHECKPOINT}").read_bytes() == checkpoint(whole)
+    first, second = (Training(replace(TINY, seed=seed), TEXT, CPU) for seed in (0, 1))
+    pairs = zip(first.model.blocks.parameters(), second.model.blocks.parameters(), strict=True)
+    assert not all(torch.equal(*pair) for pair in pairs)  # new weights, not only another order
+
+
+def test_every_option_of_the_sample_has_an_effect(whole: Path, capsys: Capture) -> None:
+    saved, samples = dante_gpt.load_checkpoint(whole, CPU), []
+    model = GPT(saved["config"], SIZE).eval()
+    model.load_state_dict(saved["model"])
+    for temperature, top_k, seed in ((0.8, 40, 0), (2.5, 40, 0), (0.8, 2, 0), (0.8, 40, 1)):
+        options = ["--temperature", temperature, "--top-k", top_k, "--seed", seed]
+        assert run_here(whole, "--generate", "--length", 50, *options) == 0
+        samples.append(capsys.readouterr().out[:-1])
+        tokens = dante_gpt.generate(model, [0], temperature, top_k, seed)
+        assert samples[-1] == "".join(saved["characters"][t] for t in islice(tokens, 50))
+    assert len(set(samples)) == 4
 
 
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 40])

@@ -110,6 +110,7 @@ def test_a_run_prints_classifiers_with_settings_chosen_by_validation(
     tmp_path: Path, checkpoints: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     def train(network: torch.nn.Module, *rest: Any) -> None:
+        assert network.training  # with dropout
         train_network(network, *rest)
         trained[-1].append(sum(weight.double().sum().item() for weight in network.parameters()))
 

@@ -13,8 +13,10 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import common
+import lab_common
 import lab_multiple_choice
 import task07
 from lab_multiple_choice import Question, accuracy, is_right, per_question
@@ -86,6 +88,19 @@ def flipped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_test_questions_choose_and_train_nothing(
     tmp_path: Path, checkpoints: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
+    def train(network: torch.nn.Module, *rest: Any) -> None:
+        assert network.training  # with dropout
+        train_network(network, *rest)
+        trained.append(sum(weight.double().sum().item() for weight in network.parameters()))
+
+    def joint_scores(model: torch.nn.Module, *rest: Any) -> torch.Tensor:
+        assert model.training != torch.is_inference_mode_enabled()  # predict without dropout
+        return score(model, *rest)
+
+    score = lab_multiple_choice.joint_scores
+    monkeypatch.setattr(lab_multiple_choice, "joint_scores", joint_scores)
+    train_network, trained = lab_common.train, []
+    monkeypatch.setattr(lab_common, "train", train)
     recorder, outputs, test = Mock(wraps=lab_multiple_choice.print_table), [], make_questions(1)
     monkeypatch.setattr(lab_multiple_choice, "print_table", recorder)
     texts = [row | {"question": "how", "choices": row["choices"][::-1]} for row in test]
@@ -95,6 +110,9 @@ def test_test_questions_choose_and_train_nothing(
         write(tmp_path, test=questions)
         assert lab_multiple_choice.main([*options, "--quick", "--finetune"]) == 0
         outputs.append(capsys.readouterr().out)
+    shown = [question.choices for question in recorder.call_args.args[1]["test"]]
+    assert shown != [row["choices"] for row in texts]  # shuffled
+    assert trained == trained[:13] * 4  # 3 seeds, 2 kinds, 2 dropouts, and the encoder
     first, _, answers_changed, texts_changed = (call.args[0] for call in recorder.call_args_list)
     np.testing.assert_equal(answers_changed, first)
     for name, runs in first.items():
