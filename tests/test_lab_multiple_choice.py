@@ -104,16 +104,22 @@ def test_test_questions_choose_and_train_nothing(
     recorder, outputs, test = Mock(wraps=lab_multiple_choice.print_table), [], make_questions(1)
     monkeypatch.setattr(lab_multiple_choice, "print_table", recorder)
     texts = [row | {"question": "how", "choices": row["choices"][::-1]} for row in test]
+    asked = [row | {"question": "how"} for row in test]
     options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
     write(tmp_path, train=make_questions(0))
-    for questions in (test, test, flipped(test), texts):
+    for questions in (test, test, flipped(test), texts, asked):
         write(tmp_path, test=questions)
         assert lab_multiple_choice.main([*options, "--quick", "--finetune"]) == 0
         outputs.append(capsys.readouterr().out)
     shown = [question.choices for question in recorder.call_args.args[1]["test"]]
-    assert shown != [row["choices"] for row in texts]  # shuffled
-    assert trained == trained[:13] * 4  # 3 seeds, 2 kinds, 2 dropouts, and the encoder
-    first, _, answers_changed, texts_changed = (call.args[0] for call in recorder.call_args_list)
+    assert shown != [row["choices"] for row in test]  # shuffled
+    assert trained == trained[:13] * 5  # 3 seeds, 2 kinds, 2 dropouts, and the encoder
+    first, _, answers_changed, texts_changed, asked_changed = (
+        call.args[0] for call in recorder.call_args_list
+    )
+    for row, is_equal in (("ranker, question not shown", True), ("ranker", False)):
+        pairs = zip(first[row][0]["test"], asked_changed[row][0]["test"], strict=True)
+        assert all(np.array_equal(*pair) for pair in pairs) == is_equal
     np.testing.assert_equal(answers_changed, first)
     for name, runs in first.items():
         for run, changed in zip(runs, texts_changed[name], strict=True):

@@ -144,6 +144,13 @@ def test_whole_run_prints_errors_of_three_networks_and_draws_pictures(
     assert capsys.readouterr().out == output[output.index("Test MSE") :]
 
 
+def test_networks_are_trained_from_the_seeds_of_the_options(small_data: Path) -> None:
+    with patch.object(task03, "run_experiments", side_effect=KeyboardInterrupt) as run:
+        options = ["--data", str(small_data), "--seed", "5", "--seeds", "2"]
+        assert common.run(lambda: task03.main(options)) == 130
+    assert run.call_args.args[1] == range(5, 7)
+
+
 def test_forecasts_are_fed_back_as_readings() -> None:
     forecaster, starts = fit(task03.TEN_DAYS), np.array([3, 700])
     paths = task03.roll_forward(forecaster, SAMPLES.past[starts], SAMPLES.times[starts], 5)
