@@ -23,13 +23,18 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import common
-from task06 import translate
 
 # Trained for this pair of languages: smaller and better than one model for a hundred languages.
 MODEL = "Helsinki-NLP/opus-mt-es-en"
+MAX_LENGTH = 512  # tokens of a translation, if the checkpoint does not name a limit
 INPUT_SENTENCE_1 = "Hola, ¿cómo estás?"
 REFERENCE_1 = [["Hello, how are you?", "Hi, how are you?"]]
 INPUT_SENTENCES_2 = ["Hola, ¿cómo estás?", "Estoy genial, gracias."]
@@ -39,6 +44,17 @@ REFERENCES_2 = [
 ]
 
 References = list[str] | list[list[str]]  # of each prediction: one, or a list of several
+
+
+def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str) -> str:
+    """Return the translation of a sentence, as task 06 computes it."""
+    inputs = tokenizer(sentence, return_tensors="pt").to(model.device)
+    common.check_context(model, inputs["input_ids"].shape[1])
+    tokens = model.generate(  # (1, time)
+        **inputs,  # with the beams that the checkpoint names
+        max_length=model.generation_config.max_length or MAX_LENGTH,
+    )
+    return tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def as_lists(references: References) -> list[list[str]]:
