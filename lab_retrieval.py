@@ -72,6 +72,10 @@ class Qrels(NamedTuple):
     claims: list[int]  # the indices of the judged claims
     relevance: np.ndarray  # (judged claims, documents); 0 is not relevant
 
+    def part(self, rows: np.ndarray) -> Qrels:
+        """Return the judgements of some of the claims."""
+        return Qrels([self.claims[row] for row in rows], self.relevance[rows])
+
 
 @dataclass
 class Collection:
@@ -313,10 +317,9 @@ def load_or_train_encoder(
 
 def with_new_documents(qrels: dict[str, Qrels]) -> Qrels:
     """Return the test claims whose documents are not relevant to any training claim."""
-    claims, relevance = qrels["test"]
     known = (qrels["train"].relevance > 0).any(0)  # (documents,)
-    rows = np.flatnonzero(~((relevance > 0) & known).any(1))
-    return Qrels([claims[row] for row in rows], relevance[rows])
+    is_known = ((qrels["test"].relevance > 0) & known).any(1)  # (test claims,)
+    return qrels["test"].part(np.flatnonzero(~is_known))
 
 
 def print_table(rows: dict[str, np.ndarray], test: Qrels, new: Qrels) -> None:

@@ -658,12 +658,9 @@ def bench_retrieval_settings(name: str, folder: Path | None) -> None:
     lab = lab_retrieval
     collection = lab.read_collection(folder, quick=False)
     model, tokenizer = load_encoder(name)
-    claims, relevance = collection.qrels["train"]
-    order = np.random.default_rng(0).permutation(len(claims))
-    held_out, rest = (
-        lab.Qrels([claims[row] for row in rows], relevance[rows])
-        for rows in np.split(order, [len(order) // 10])
-    )
+    train = collection.qrels["train"]
+    order = np.random.default_rng(0).permutation(len(train.claims))
+    held_out, rest = (train.part(rows) for rows in np.split(order, [len(order) // 10]))
     texts = [collection.claims[claim] for claim in held_out.claims]
     documents = collection.documents()
 
