@@ -295,7 +295,7 @@ def finetune(
     batches = lab_common.random_batches(len(train), TUNING_BATCH, epochs, lengths)
     lab_common.train(model.train(), batch_loss, batches, TUNING_RATE)
     model.eval()
-    scores: dict[str, Scores] = {"validation": [], "test": []}
+    scores: dict[str, Scores] = {name: [] for name in EVALUATED}
     for name, column in scores.items():
         for start in range(0, len(questions[name]), TUNING_BATCH):
             batch = questions[name][start : start + TUNING_BATCH]

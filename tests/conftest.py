@@ -62,6 +62,20 @@ def isolated_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list to which each training adds the sum of the weights that it ends with."""
+
+    def train(network: torch.nn.Module, *rest: Any) -> None:
+        assert network.training  # with dropout
+        train_network(network, *rest)
+        sums.append(sum(weight.double().sum().item() for weight in network.parameters()))
+
+    train_network, sums = lab_common.train, []
+    monkeypatch.setattr(lab_common, "train", train)
+    return sums
+
+
+@pytest.fixture
 def run_script(tmp_path: Path) -> RunScript:
     """Return a function that runs a script as a user would, from another working directory."""
 
