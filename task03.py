@@ -6,8 +6,8 @@ The winner has the lowest mean error on the last 15 % of the training years. It 
 2011 to 2013, and its three networks are averaged. The test year 2014 is used once per row, after
 every choice is made.
 
-The last three networks are recurrent. One is the LSTM of task 02, trained on changes with another
-schedule. Two add a GRU to the best MLP. The GRU reads the last two hours, or the past days.
+The last four networks are recurrent. One is the LSTM of task 02, trained on changes with another
+schedule. The others add GRUs to the best MLP. A GRU reads the last two hours, or the past days.
 
     python task03.py                             the table, and two pictures in results/
     python task03.py --seeds 1                   one network of each kind, in a third of the time
@@ -22,7 +22,9 @@ About ten minutes on two CPU cores. On the recordings expect a test MSE of 0.026
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,38 +72,41 @@ class Task02LSTM(nn.Sequential):
         super().__init__(nn.Unflatten(1, (inputs, 1)), common.ConsumptionLSTM())
 
 
-class GRUEncoder(nn.Module):
-    """An MLP that gets its inputs and the last hidden state of a GRU: (batch, inputs) to (batch,).
+Sequence = Callable[[torch.Tensor], torch.Tensor]  # (batch, inputs) to (batch, time, features)
 
-    The GRU reads the part of the inputs that `sequence` returns.
+
+def recent_readings(inputs: torch.Tensor) -> torch.Tensor:
+    """Return the readings of the last two hours, oldest first: (batch, RECENT, 1)."""
+    start = 3 * len(PAST_DAYS)  # after the three readings of each past day
+    return inputs[:, start : start + RECENT].unsqueeze(-1)
+
+
+def past_days(inputs: torch.Tensor) -> torch.Tensor:
+    """Return the readings of the past days, in the order of time: (batch, day, 3)."""
+    return inputs[:, : 3 * len(PAST_DAYS)].unflatten(1, (len(PAST_DAYS), 3))
+
+
+class GRUEncoder(nn.Module):
+    """An MLP that gets its inputs and the last hidden states of GRUs: (batch, inputs) to (batch,).
+
+    Each GRU reads the result of one of the `sequences`, which are given with their features.
     """
 
-    features = 1  # of a time step
-
-    def __init__(self, inputs: int, dropout: float) -> None:
+    def __init__(self, sequences: dict[Sequence, int], inputs: int, dropout: float) -> None:
         super().__init__()
-        self.gru = nn.GRU(self.features, GRU_SIZE, batch_first=True)
-        self.mlp = MLP(inputs + GRU_SIZE, dropout)
-
-    def sequence(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the recent readings, oldest first: (batch, inputs) to (batch, time, 1)."""
-        start = 3 * len(PAST_DAYS)  # after the three readings of each past day
-        return inputs[:, start : start + RECENT].unsqueeze(-1)
+        self.grus = nn.ModuleList(
+            nn.GRU(features, GRU_SIZE, batch_first=True) for features in sequences.values()
+        )
+        self.sequences = list(sequences)
+        self.mlp = MLP(inputs + GRU_SIZE * len(self.grus), dropout)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predict the reading after each row of inputs."""
-        _, state = self.gru(self.sequence(inputs))  # (1, batch, GRU_SIZE)
-        return self.mlp(torch.cat([inputs, state[0]], dim=1))
-
-
-class PastDaysGRU(GRUEncoder):
-    """A `GRUEncoder` that reads one past day after another."""
-
-    features = 3  # the readings around the time of the target
-
-    def sequence(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the past days, oldest first: (batch, inputs) to (batch, day, 3)."""
-        return inputs[:, : 3 * len(PAST_DAYS)].unflatten(1, (len(PAST_DAYS), 3))
+        columns = [inputs]
+        for gru, sequence in zip(self.grus, self.sequences, strict=True):
+            _, state = gru(sequence(inputs))  # (1, batch, GRU_SIZE)
+            columns.append(state[0])
+        return self.mlp(torch.cat(columns, dim=1))
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ class Experiment:
     """A row of the table: a model, its inputs and its training."""
 
     name: str
-    model: BaseEstimator | type[nn.Module] | None = MLP  # None repeats the oldest of the inputs
+    # Called with the number of inputs and the dropout; None repeats the oldest of the inputs
+    model: BaseEstimator | Callable[[int, float], nn.Module] | None = MLP
     readings: int = DAY  # the inputs are this many readings before the target,
     past_days: tuple[int, ...] = ()  # the three readings around the same time so many days ago,
     calendar: bool = False  # and the time of day and the day of the week
@@ -156,11 +162,18 @@ LSTM_CHANGE = replace(
     batch_size=128,
     learning_rate=4e-3,
 )
-RECENT_GRU = replace(ONE_CYCLE, name="+ GRU over the 2 hours", model=GRUEncoder)
-DAYS_GRU = replace(ONE_CYCLE, name="+ GRU over the ten days", model=PastDaysGRU)
+RECENT_GRU = replace(
+    ONE_CYCLE, name="+ GRU over the 2 hours", model=partial(GRUEncoder, {recent_readings: 1})
+)
+DAYS_GRU = replace(
+    ONE_CYCLE, name="+ GRU over the ten days", model=partial(GRUEncoder, {past_days: 3})
+)
+TWO_GRUS = replace(
+    ONE_CYCLE, name="+ both GRUs", model=partial(GRUEncoder, {recent_readings: 1, past_days: 3})
+)
 NETWORKS = (
     *(VALUE, CHANGE, CALENDAR, WEEK, TEN_DAYS, SHORT, DROPOUT, ONE_CYCLE),
-    *(LSTM_CHANGE, RECENT_GRU, DAYS_GRU),  # recurrent; the last two extend the row before them
+    *(LSTM_CHANGE, RECENT_GRU, DAYS_GRU, TWO_GRUS),  # recurrent; the GRUs extend `ONE_CYCLE`
 )
 
 
