@@ -142,9 +142,13 @@ def argument_parser(docstring: str, *options: str, **models: str) -> argparse.Ar
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, NumPy and torch, and choose deterministic CUDA kernels."""
+    """Seed the generators of Python, NumPy and torch, and choose deterministic algorithms.
+
+    An operation that has none on the device only causes a warning.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is random without it
-    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # True costs time
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
