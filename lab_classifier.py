@@ -329,7 +329,7 @@ def main(argv: list[str] | None = None) -> int:
     seed = arguments.seed
 
     splits = read_splits(arguments.dataset, arguments.data, seed)
-    folder = common.find_encoder(arguments.model)
+    folder = common.find_model(arguments.model, common.ENCODER)
     splits = remove_leaks(splits)
     for name, table in splits.items():
         size = min(len(table), QUICK_TEXTS if arguments.quick else MAX_TEXTS)

@@ -352,7 +352,7 @@ def main(argv: list[str] | None = None) -> int:
         name: shuffle_choices(sample(each, limit, seed), np.random.default_rng(seed))
         for name, each in read_splits(arguments.dataset, arguments.data).items()
     }
-    folder = common.find_encoder(arguments.model)
+    folder = common.find_model(arguments.model, common.ENCODER)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModel, folder).to(device)
 

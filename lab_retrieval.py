@@ -363,7 +363,7 @@ def main(argv: list[str] | None = None) -> int:
     collection = read_collection(arguments.data, arguments.quick)
     train, test = collection.qrels["train"], collection.qrels["test"]
     documents, claims = collection.documents(), collection.claims
-    folder = common.find_encoder(arguments.model)
+    folder = common.find_model(arguments.model, common.ENCODER)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModel, folder).to(common.select_device(arguments.device))
 

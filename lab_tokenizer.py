@@ -67,7 +67,7 @@ def draw_lengths(lines: list[str], counts: list[int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Print the tokens of short texts, then the number of tokens of a long text."""
     arguments = common.argument_parser(__doc__, "--text", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, weights=False)
+    folder = common.find_model(arguments.model, common.GPT2_VOCABULARY, weights=False)
     text = lab_common.load_inferno(arguments.text)
     tokenizer = common.load(GPT2Tokenizer, folder)
 

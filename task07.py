@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     device = common.select_device(arguments.device)
 
     extractive_folder = common.find_model(arguments.extractive_model)
-    generative_folder = common.find_model(arguments.generative_model)
+    generative_folder = common.find_model(arguments.generative_model, common.CHAT_MODEL)
 
     tokenizer = common.load(AutoTokenizer, extractive_folder)
     model = common.load(AutoModelForQuestionAnswering, extractive_folder).to(device)

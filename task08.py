@@ -60,7 +60,9 @@ def tokenize_test(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 def main(argv: list[str] | None = None) -> int:
     """Tokenize both sets and print them."""
     arguments = common.argument_parser(__doc__, model=TOKENIZER).parse_args(argv)
-    tokenizer = common.load(AutoTokenizer, common.find_encoder(arguments.model, weights=False))
+    tokenizer = common.load(
+        AutoTokenizer, common.find_model(arguments.model, common.ENCODER, weights=False)
+    )
     print(f"Tokenized training data:\n{tokenize_train(tokenizer)}")
     print(f"Tokenized test data:\n{tokenize_test(tokenizer)}")
     return 0

@@ -122,16 +122,9 @@ def is_saved_model(folder: Path) -> bool:
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save model and tokenizer in a new folder, which replaces `folder` when it is complete."""
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        new, old = Path(temporary, "new"), Path(temporary, "old")
-        try:
-            model.save_pretrained(new)
-            tokenizer.save_pretrained(new)
-        except Exception as error:  # of safetensors or tokenizers, if the disk is full
-            raise common.ScriptError(f"{folder}: not saved ({common.first_line(error)})") from error
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+    with common.complete_folder(folder) as new_folder:
+        model.save_pretrained(new_folder)
+        tokenizer.save_pretrained(new_folder)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -155,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     if folder.exists() and not (is_saved_model(folder) or arguments.force):
         raise common.ScriptError(f"{folder}: contains something else; --force replaces it")
     common.make_folder(folder.parent)  # fail before the training, not after it
-    encoder_folder = common.find_encoder(arguments.model)
+    encoder_folder = common.find_model(arguments.model, common.ENCODER)
     tokenizer = common.load(AutoTokenizer, encoder_folder)
     common.seed_everything(arguments.seed)
     model = add_head(AutoModelForSequenceClassification, encoder_folder, LABELS).to(device)

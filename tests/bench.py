@@ -504,7 +504,7 @@ def bench_metrics() -> None:
 
 def bench_seeds(name: str) -> None:
     """Fine-tune as task 09 does, with each seed; print the probabilities of high risk."""
-    folder = common.find_encoder(name)
+    folder = common.find_model(name, common.ENCODER)
     tokenizer, rows = common.load(AutoTokenizer, folder), []
     for seed in range(SEEDS):
         common.seed_everything(seed)
@@ -566,7 +566,7 @@ def bench_hub() -> None:
 
 def load_encoder(name: str) -> tuple[Any, Any]:
     """Load an encoder and its tokenizer on the CPU."""
-    folder = common.find_encoder(name)
+    folder = common.find_model(name, common.ENCODER)
     return common.load(AutoModel, folder), common.load(AutoTokenizer, folder)
 
 

