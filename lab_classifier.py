@@ -51,6 +51,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+import bundled
 import common
 import lab_common
 from lab_common import HubDataset
@@ -329,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
     seed = arguments.seed
 
     splits = read_splits(arguments.dataset, arguments.data, seed)
-    folder = common.find_model(arguments.model, common.ENCODER)
+    folder = common.find_model(arguments.model, bundled.ENCODER)
     splits = remove_leaks(splits)
     for name, table in splits.items():
         size = min(len(table), QUICK_TEXTS if arguments.quick else MAX_TEXTS)

@@ -29,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import bundled
 import common
 
 MODEL = "openai-community/gpt2"  # the model that the exercise names
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     """Generate and measure texts with every setting; print the first text of each."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", model=MODEL)
     arguments = parser.parse_args(argv)
-    folder = common.find_model(arguments.model, common.CHAT_MODEL)
+    folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     common.clear_generation_settings(model)

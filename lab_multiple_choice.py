@@ -47,6 +47,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import bundled
 import common
 import lab_common
 from lab_common import HubDataset
@@ -352,7 +353,7 @@ def main(argv: list[str] | None = None) -> int:
         name: shuffle_choices(sample(each, limit, seed), np.random.default_rng(seed))
         for name, each in read_splits(arguments.dataset, arguments.data).items()
     }
-    folder = common.find_model(arguments.model, common.ENCODER)
+    folder = common.find_model(arguments.model, bundled.ENCODER)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModel, folder).to(device)
 

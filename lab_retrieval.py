@@ -42,6 +42,7 @@ from sklearn.metrics import ndcg_score
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+import bundled
 import common
 import lab_common
 from lab_common import HubDataset, Poolings
@@ -363,7 +364,7 @@ def main(argv: list[str] | None = None) -> int:
     collection = read_collection(arguments.data, arguments.quick)
     train, test = collection.qrels["train"], collection.qrels["test"]
     documents, claims = collection.documents(), collection.claims
-    folder = common.find_model(arguments.model, common.ENCODER)
+    folder = common.find_model(arguments.model, bundled.ENCODER)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModel, folder).to(common.select_device(arguments.device))
 

@@ -19,6 +19,7 @@ from itertools import accumulate
 from matplotlib.figure import Figure
 from transformers import GPT2Tokenizer, PreTrainedTokenizerBase
 
+import bundled
 import common
 import lab_common
 
@@ -67,7 +68,7 @@ def draw_lengths(lines: list[str], counts: list[int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Print the tokens of short texts, then the number of tokens of a long text."""
     arguments = common.argument_parser(__doc__, "--text", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, common.GPT2_VOCABULARY, weights=False)
+    folder = common.find_model(arguments.model, bundled.GPT2_VOCABULARY, weights=False)
     text = lab_common.load_inferno(arguments.text)
     tokenizer = common.load(GPT2Tokenizer, folder)
 

@@ -49,7 +49,7 @@ VALIDATION_FRACTION = 0.15  # of the training samples, the latest: July to Decem
 PAST_DAYS = (1, 2, 3, 4, 5, 6, 7, 14, 21, 28)  # days back; the customer's habits recur
 RECENT = 8  # readings before the target: two hours
 HIDDEN_SIZE = 128  # units of each of the two hidden layers of an MLP
-GRU_SIZE = 64  # units of a GRU
+GRU_SIZE = 32  # units of a GRU
 HORIZONS = (1, 4, 24, 96)  # quarter-hours ahead at which --forecast measures the error
 SEEDS = 3  # networks of each experiment, from the seeds --seed, --seed + 1 and so on
 QUICK_READINGS, QUICK_EPOCHS = 20_000, 2  # --quick trains on half a year
@@ -123,8 +123,8 @@ class Experiment:
     dropout: float = 0.0
     one_cycle: bool = False  # learning-rate schedule instead of a constant rate
     epochs: int = 16
-    batch_size: int = 256
-    learning_rate: float = 2e-3
+    batch_size: int = 512
+    learning_rate: float = 4e-3
 
 
 BOOSTING = HistGradientBoostingRegressor(  # three times the default trees, half the default rate
@@ -159,7 +159,7 @@ LSTM_CHANGE = replace(
     name="LSTM on the change, one-cycle",
     change=True,
     one_cycle=True,
-    batch_size=128,
+    batch_size=256,
     learning_rate=4e-3,
 )
 RECENT_GRU = replace(

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import bundled
 import common
 
 # Follows instructions well for its size (Apache-2.0). Larger models are slow on a CPU.
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "sample the reply; higher values give more varied words (default: 0, no sampling)"
     parser.add_argument("--temperature", type=common.in_range(float, 0, 100), default=0, help=text)
     arguments = parser.parse_args(argv)
-    folder = common.find_model(arguments.model, common.CHAT_MODEL)
+    folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     common.seed_everything(arguments.seed)

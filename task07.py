@@ -31,6 +31,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import bundled
 import common
 
 # Small, and trained on questions of this kind (SQuAD).
@@ -133,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     device = common.select_device(arguments.device)
 
     extractive_folder = common.find_model(arguments.extractive_model)
-    generative_folder = common.find_model(arguments.generative_model, common.CHAT_MODEL)
+    generative_folder = common.find_model(arguments.generative_model, bundled.CHAT_MODEL)
 
     tokenizer = common.load(AutoTokenizer, extractive_folder)
     model = common.load(AutoModelForQuestionAnswering, extractive_folder).to(device)

@@ -19,6 +19,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+import bundled
 import common
 
 TOKENIZER = "distilbert/distilbert-base-uncased"  # the tokenizer of the encoder in task 09
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     """Tokenize both sets and print them."""
     arguments = common.argument_parser(__doc__, model=TOKENIZER).parse_args(argv)
     tokenizer = common.load(
-        AutoTokenizer, common.find_model(arguments.model, common.ENCODER, weights=False)
+        AutoTokenizer, common.find_model(arguments.model, bundled.ENCODER, weights=False)
     )
     print(f"Tokenized training data:\n{tokenize_train(tokenizer)}")
     print(f"Tokenized test data:\n{tokenize_test(tokenizer)}")

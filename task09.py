@@ -34,6 +34,7 @@ from transformers import (
     TrainingArguments,
 )
 
+import bundled
 import common
 import task08
 
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     if folder.exists() and not (is_saved_model(folder) or arguments.force):
         raise common.ScriptError(f"{folder}: contains something else; --force replaces it")
     common.make_folder(folder.parent)  # fail before the training, not after it
-    encoder_folder = common.find_model(arguments.model, common.ENCODER)
+    encoder_folder = common.find_model(arguments.model, bundled.ENCODER)
     tokenizer = common.load(AutoTokenizer, encoder_folder)
     common.seed_everything(arguments.seed)
     model = add_head(AutoModelForSequenceClassification, encoder_folder, LABELS).to(device)

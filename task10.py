@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import bundled
 import common
 from task07 import GENERATIVE_MODEL as MODEL  # already downloaded for task 07
 
@@ -78,7 +79,7 @@ def classify(
 def main(argv: list[str] | None = None) -> int:
     """Classify the text without examples and with two in either order; print the label."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, common.CHAT_MODEL)
+    folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
     tokenizer = common.load(AutoTokenizer, folder)
     is_encoder_decoder = common.load(AutoConfig, folder).is_encoder_decoder
     auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM

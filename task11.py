@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import bundled
 import common
 
 MODEL = "openai-community/gpt2"  # the output in the statement is GPT-2's
@@ -83,7 +84,7 @@ def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt:
 def main(argv: list[str] | None = None) -> int:
     """Complete the sentence and print it with its perplexity."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, common.CHAT_MODEL)
+    folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     text = complete(model, tokenizer, PROMPT)

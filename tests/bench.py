@@ -56,6 +56,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the scripts
 
+import bundled
 import common
 import dante_gpt
 import lab_classifier
@@ -504,7 +505,7 @@ def bench_metrics() -> None:
 
 def bench_seeds(name: str) -> None:
     """Fine-tune as task 09 does, with each seed; print the probabilities of high risk."""
-    folder = common.find_model(name, common.ENCODER)
+    folder = common.find_model(name, bundled.ENCODER)
     tokenizer, rows = common.load(AutoTokenizer, folder), []
     for seed in range(SEEDS):
         common.seed_everything(seed)
@@ -566,7 +567,7 @@ def bench_hub() -> None:
 
 def load_encoder(name: str) -> tuple[Any, Any]:
     """Load an encoder and its tokenizer on the CPU."""
-    folder = common.find_model(name, common.ENCODER)
+    folder = common.find_model(name, bundled.ENCODER)
     return common.load(AutoModel, folder), common.load(AutoTokenizer, folder)
 
 

