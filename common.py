@@ -19,6 +19,7 @@ import io
 import math
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -82,6 +83,11 @@ def run(main: Callable[[], int]) -> int:
 def note(message: str) -> None:
     """Print one line on standard error, prefixed with the name of the script."""
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split a text after punctuation that is followed by whitespace and a capital or digit."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])", text.strip())
 
 
 def first_line(error: BaseException) -> str:
@@ -712,7 +718,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "download these models (default: all that are missing)"
     parser.add_argument("--fetch", nargs="*", metavar="ID", help=text)
     arguments = parser.parse_args(argv)
-    from bundled import BUNDLED
+    from bundled import BUNDLED  # here, because bundled.py imports this module
 
     if arguments.fetch is not None:
         with_weights = {model.name for model in HUB_MODELS if model.weights}

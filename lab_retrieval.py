@@ -251,11 +251,6 @@ def choose_weight(bm25_scores: np.ndarray, dense_scores: np.ndarray, qrels: Qrel
     return best[len(best) // 2]
 
 
-def split_sentences(text: str) -> list[str]:
-    """Split a text after punctuation that is followed by whitespace and a capital or digit."""
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])", text.strip())
-
-
 def train_encoder(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -346,7 +341,7 @@ def print_answer(
 ) -> None:
     """Print the documents with the highest scores, (documents,), and the best sentence of each."""
     for document in rank_documents(scores, SHOWN):
-        sentences = split_sentences(collection.abstracts[document])
+        sentences = common.split_sentences(collection.abstracts[document])
         ids = lab_common.tokenize(tokenizer, [query, *sentences])
         features = lab_common.compute_features(model, ids, POOLINGS)["mean"]
         similarity = cosine_similarities(features[:1], features[1:])[0]  # (sentences,)

@@ -18,7 +18,6 @@ Takes seconds after a download of 242 MB. Expect one sentence and the beginning 
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -62,11 +61,6 @@ def summarise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
     return tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def split_sentences(text: str) -> list[str]:
-    """Split a text after each full stop, question mark or exclamation mark before whitespace."""
-    return re.split(r"(?<=[.!?])\s+", text.strip())
-
-
 @torch.inference_mode()
 def select_sentences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """Return the sentences that are most similar to the whole text, within the limit of tokens.
@@ -74,7 +68,7 @@ def select_sentences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     The similarity is the cosine between the mean hidden state of a sentence and the mean of these
     over all sentences (Radev et al. 2004). The sentences keep their order.
     """
-    sentences = split_sentences(text)
+    sentences = common.split_sentences(text)
     inputs = tokenizer(sentences, return_tensors="pt", padding=True).to(model.device)
     mask = inputs["attention_mask"].unsqueeze(-1)  # (sentences, time, 1)
     hidden = model(**inputs).last_hidden_state  # (sentences, time, width)

@@ -15,7 +15,6 @@ import argparse
 import io
 import json
 import re
-import shutil
 import sys
 import time
 import zlib
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import sacrebleu
 import sentencepiece
 import torch
 from safetensors.torch import save_file
@@ -46,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of th
 import bundled
 import common
 import dante_gpt
+import lab_common
 import task06
 import task07
 import task12
@@ -202,7 +201,7 @@ class Tokens(NamedTuple):
 
 
 def encode_pairs(tokenizer: MarianTokenizer, pairs: list[Pair]) -> list[tuple[Tokens, Tokens]]:
-    """Return the pieces of each pair, as it is and without final periods."""
+    """Return the pieces of each pair, with and without its final periods."""
     encoded = []
     for strip in (False, True):
         texts = [[text.removesuffix(".") if strip else text for text in pair[:2]] for pair in pairs]
@@ -266,12 +265,10 @@ class TranslatorTraining:
         model = self.model.train()
         device, blank = model.device, model.config.pad_token_id
         torch.manual_seed(self.step)  # of the dropout, so that a run can continue
-        inputs = pad([row.source for row in batch], blank).to(device)  # (batch, source)
+        inputs = lab_common.pad_batch([row.source for row in batch], device)
         labels = pad([row.target for row in batch], blank).to(device)  # (batch, target)
         starts = F.pad(labels[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
-        logits = model(
-            input_ids=inputs, attention_mask=(inputs != blank).long(), decoder_input_ids=starts
-        ).logits  # (batch, target, vocabulary)
+        logits = model(**inputs, decoder_input_ids=starts).logits  # (batch, target, vocabulary)
         loss = F.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=blank, label_smoothing=SMOOTHING
         )
@@ -315,9 +312,12 @@ def translate(
     return translations
 
 
-def chrf(translations: list[str], pairs: list[Pair]) -> float:
-    """Return the chrF of translations of some pairs."""
-    return sacrebleu.corpus_chrf(translations, [[pair.target for pair in pairs]]).score
+def score_translator(
+    model: MarianMTModel, tokenizer: MarianTokenizer, pairs: list[Pair], beams: int
+) -> float:
+    """Return the chrF of the translations of some pairs."""
+    references = [pair.target for pair in pairs]
+    return task12.chrf(translate(model, tokenizer, pairs, beams), references)["score"]
 
 
 def endless(pairs: list[tuple[Tokens, Tokens]], step: int) -> Iterator[list[Tokens]]:
@@ -336,7 +336,7 @@ def make_bundled_translator(folder: Path, steps: int, device: torch.device) -> N
     print(f"{len(training_pairs):,} training pairs; held out: {counts}", flush=True)
     work = STATE / "translator"
     if (work / "vocab.json").exists():
-        tokenizer = AutoTokenizer.from_pretrained(work)
+        tokenizer = common.load(AutoTokenizer, work)
     else:
         tokenizer = make_tokenizer(training_pairs, work)
         tokenizer.save_pretrained(work)
@@ -356,7 +356,7 @@ def make_bundled_translator(folder: Path, steps: int, device: torch.device) -> N
         if time.monotonic() - saved > SAVE_EVERY or training.step == steps:
             training.save(work / "state.pt")
             scores = {
-                name: chrf(translate(training.model, tokenizer, rows[:200], 1), rows[:200])
+                name: score_translator(training.model, tokenizer, rows[:200], 1)
                 for name, rows in held_out.items()
                 if "watched" in name
             }
@@ -364,15 +364,13 @@ def make_bundled_translator(folder: Path, steps: int, device: torch.device) -> N
             print(f"step {training.step}: loss {np.mean(losses):.3f}; chrF {row}", flush=True)
             losses.clear()
             saved = time.monotonic()
-    output = BUNDLED / "translator"
-    if output.exists():
-        shutil.rmtree(output)
-    training.model.half().save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    with common.complete_folder(BUNDLED / "translator") as output:
+        training.model.half().save_pretrained(output)
+        tokenizer.save_pretrained(output)
     model = training.model.float()
     for name, rows in held_out.items():
         if "test" in name:
-            score = chrf(translate(model, tokenizer, rows, BEAMS), rows)
+            score = score_translator(model, tokenizer, rows, BEAMS)
             print(f"{name}: chrF {score:.1f} on {len(rows)} sentences")
 
 
@@ -460,11 +458,9 @@ def train_reader(model: BertForQuestionAnswering, questions: list[Question]) -> 
         model.train()
         for number in tqdm(random.permutation(batches_per_epoch)):
             batch = rows[number * QUESTIONS : (number + 1) * QUESTIONS]
-            tokens = pad([row.tokens for row in batch], 0).to(model.device)  # (batch, time)
             loss = model(
-                input_ids=tokens,
+                **lab_common.pad_batch([row.tokens for row in batch], model.device),
                 token_type_ids=pad([row.types for row in batch], 0).to(model.device),
-                attention_mask=(tokens != 0).long(),
                 start_positions=torch.tensor([row.first for row in batch], device=model.device),
                 end_positions=torch.tensor([row.last for row in batch], device=model.device),
             ).loss
@@ -492,10 +488,9 @@ def make_bundled_reader(folder: Path, device: torch.device) -> None:
         if parametrize.is_parametrized(layer):
             low_rank = layer.parametrizations.weight[0]
             tensors |= {f"{name}.down": low_rank.down, f"{name}.up": low_rank.up}
-    output = BUNDLED / "reader"
-    output.mkdir(parents=True, exist_ok=True)
     halves = {name: tensor.detach().half().contiguous().cpu() for name, tensor in tensors.items()}
-    save_file(halves, output / "adapter.safetensors")
+    with common.complete_file(BUNDLED / "reader" / "adapter.safetensors") as path:
+        save_file(halves, path)
     score_reader(model.cpu(), tokenizer, held_out)
 
 

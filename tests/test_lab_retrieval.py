@@ -70,7 +70,7 @@ def test_weight_and_sentences_by_hand() -> None:
         both = np.array([[3.0, 1, 2]]), np.array([[0.1, 0.3, 0.2]])
         assert lab_retrieval.choose_weight(*both, qrels) == weight
     sentences = ["Cells grow.", "In vitro (n = 3.5) they do, cf. table 2.", "12 did not!", "Why?"]
-    assert lab_retrieval.split_sentences(" ".join(sentences)) == sentences
+    assert common.split_sentences(" ".join(sentences)) == sentences
 
 
 def test_all_but_the_relevant_documents_are_negatives(
