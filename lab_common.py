@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import html
+import importlib
+import inspect
 import json
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import common
 
 import numpy as np
 import pandas as pd
@@ -18,8 +23,6 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-
-import common
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,28 +42,21 @@ INFERNO_START, INFERNO_END = "Nel mezzo del cammin", "riveder le stelle."
 VERSES = common.DATA / "verses.txt"  # verses in terza rima, written for this project
 
 
-def clean_text(raw: bytes) -> str:
-    """Return the text of a file, and only the poem if it is an edition of the Inferno.
+def clean_text(text: str) -> str:
+    """Return a text without trailing whitespace, or the Inferno alone if it is in the text.
 
-    Accepts UTF-8 and Windows-1252, any line breaks, plain text and HTML pages. The poem runs from
-    its first verse to its last, including the headings of the cantos. The lines of the result end
-    with LF and have no trailing whitespace. Raises `ScriptError` if there is no text.
+    HTML pages become plain text, and line breaks become LF. The edition with the published figures
+    is cut out, from its first verse to its last: the file has a head and a foot, or is a page.
     """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("cp1252", errors="replace")  # undefined bytes become U+FFFD
-    if re.search(r"[\x00-\x08\x0e-\x1f\ufffd]", text):
-        raise common.ScriptError("not a text file in UTF-8 or Windows-1252")
-    if re.search(r"<(!doctype|html|pre)\b", text, re.IGNORECASE):
+    if re.match(r"\s*<(!doctype|html|pre)\b", text, re.IGNORECASE):
         preformatted = re.search(r"<pre\b[^>]*>(.*)</pre>", text, re.IGNORECASE | re.DOTALL)
         text = html.unescape(re.sub(r"<[^>]*>", "", preformatted[1] if preformatted else text))
-    lines = re.split(r"\r\n|\r|\n", text.replace("\xa0", " "))  # HTML pages use non-breaking spaces
+        text = text.replace("\xa0", " ")  # HTML pages use non-breaking spaces
+    lines = re.split(r"\r\n|\r|\n", text)
     text = "\n".join(line.rstrip() for line in lines).strip("\n")
-    if not text:
-        raise common.ScriptError("the file is empty")
-    start, end = text.find(INFERNO_START), text.find(INFERNO_END)
-    return text[start : end + len(INFERNO_END)] if 0 <= start < end else text
+    start = text.find(INFERNO_START)
+    poem = text[start : text.find(INFERNO_END, start) + len(INFERNO_END)]
+    return poem if is_inferno(poem) else text
 
 
 def is_inferno(text: str) -> bool:
@@ -80,7 +76,7 @@ def find_inferno() -> Path:
         try:
             with common.complete_file(path) as temporary_path:
                 common.download(url, sha256, temporary_path)
-                if not is_inferno(clean_text(temporary_path.read_bytes())):
+                if not is_inferno(clean_text(common.read_text(temporary_path))):
                     raise common.ScriptError(f"the file at {url} is not the poem")
             return path
         except common.ScriptError as error:
@@ -95,18 +91,21 @@ def find_inferno() -> Path:
 def load_inferno(path: Path | None = None) -> str:
     """Load the text in the file `path`, or Dante's Inferno: see `clean_text`, `find_inferno`.
 
-    Any other text is used unchanged, with a note on standard error. Raises `ScriptError` naming
-    the file if it is missing or contains no text.
+    A note on standard error says if a file contains another text, or more than the Inferno. Raises
+    `ScriptError` naming the file if it is missing or contains no text.
     """
     file = path or find_inferno()
     try:
-        text = clean_text(file.read_bytes())
+        whole = common.read_text(file)
     except FileNotFoundError as error:
         raise common.ScriptError(f"{file}: no such file; --text takes a text file") from error
-    except common.ScriptError as error:
-        raise common.ScriptError(f"{file}: {error}") from error
-    if file != VERSES and not is_inferno(text):
+    text = clean_text(whole)
+    if not text:
+        raise common.ScriptError(f"{file}: the file is empty")
+    if not is_inferno(text) and file != VERSES:
         common.note(f"{file}: not the edition of the Inferno that the published figures are for")
+    elif len(whole) > 1.2 * len(text):  # more than the head and the foot of an etext
+        common.note(f"{file}: only the Inferno is used, {len(text):,} of {len(whole):,} characters")
     return text
 
 
@@ -148,19 +147,18 @@ def hub_table(dataset: HubDataset, split: str) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
 
 
-def read_jsonl(path: Path, **types: type) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, **types: type) -> dict[int, dict[str, Any]]:
     """Read a file with one JSON object per line, each with these keys and types of values.
 
-    Raises `ScriptError` naming file and line of the first error.
+    Returns the objects by their line numbers, from 1. Blank lines are skipped. Raises
+    `ScriptError` naming file and line of the first error.
     """
     names = {str: "a string", int: "an integer", list: "a list"}
-    rows = []
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            lines = list(file)  # str.splitlines would also split at U+2028
-    except UnicodeDecodeError as error:
-        raise common.ScriptError(f"{path}: not a text file in UTF-8") from error
+    rows = {}
+    lines = common.read_text(path).split("\n")  # str.splitlines would also split at U+2028
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -169,10 +167,96 @@ def read_jsonl(path: Path, **types: type) -> list[dict[str, Any]]:
             if not isinstance(row, dict) or type(row.get(key)) is not kind:
                 problem = f"{key!r} must be {names[kind]}"
                 raise common.ScriptError(f"{path}: line {number}: {problem}")
-        rows.append(row)
+        rows[number] = row
     if not rows:
         raise common.ScriptError(f"{path}: the file is empty")
     return rows
+
+
+# Modules and classes of installed libraries. Their docstrings are the embedded data set.
+DOCUMENTED = {
+    "numpy": ["", "fft", "linalg", "ma", "polynomial", "random", "strings"],
+    "scipy": [
+        *("cluster.hierarchy", "fft", "integrate", "interpolate", "linalg", "ndimage", "optimize"),
+        *("signal", "sparse", "sparse.csgraph", "sparse.linalg", "spatial", "spatial.distance"),
+        *("special", "stats"),
+    ],
+    "pandas": ["", "DataFrame", "Series", "Index", "DatetimeIndex", "Timestamp"],
+    "sklearn": [
+        *("cluster", "covariance", "datasets", "decomposition", "ensemble", "feature_extraction"),
+        *("feature_selection", "linear_model", "manifold", "metrics", "metrics.pairwise"),
+        *("model_selection", "naive_bayes", "neighbors", "preprocessing", "svm", "tree", "utils"),
+    ],
+    "torch": [
+        *("", "distributions", "fft", "linalg", "nn", "nn.functional", "nn.init", "optim"),
+        *("optim.lr_scheduler", "special", "utils.data"),
+    ],
+}
+LIBRARY_NAMES = r"\b(numpy|np|scipy|pandas|pd|scikit-learn|sklearn|(?:py)?torch)\b"
+SHORTEST = 100  # characters of a description without its summary
+
+
+class Docstring(NamedTuple):
+    """The docstring of a function, a class or a method."""
+
+    library: str
+    module: str
+    group: str  # equal for docstrings that may be copies of each other
+    summary: str  # the first paragraph
+    description: str  # the paragraphs between the summary and the list of parameters
+
+
+def load_docstrings() -> list[Docstring]:
+    """Return the docstrings of the installed libraries, in a fixed order.
+
+    Nothing but imports is executed. The names of the libraries are replaced by "library".
+    Functions of the same name, such as `numpy.fft.fft` and `torch.fft.fft`, are one group, because
+    one description is often a copy of the other.
+    """
+    docstrings, seen = [], set()
+    for library, modules in DOCUMENTED.items():
+        for module in modules:
+            *path, last = f"{library}.{module}".rstrip(".").split(".")
+            owner = importlib.import_module(".".join([*path, last] if last.islower() else path))
+            owner = owner if last.islower() else getattr(owner, last)  # a class
+            for name in sorted(vars(owner)):
+                member = getattr(owner, name)
+                if name.startswith("_") or not callable(member):
+                    continue
+                summary, description = split_docstring(inspect.getdoc(member) or "")
+                if len(description) >= SHORTEST and summary not in seen:
+                    seen.add(summary)
+                    title = f"{library}.{module}".rstrip(".")
+                    docstrings.append(Docstring(library, title, name.lower(), summary, description))
+    return docstrings
+
+
+def split_docstrings(by: str) -> dict[str, list[Docstring]]:
+    """Return the docstrings of `load_docstrings` in training, validation and test sets.
+
+    `by` is "group" or "module"; docstrings that are equal in it are in the same set.
+    """
+    splits: dict[str, list[Docstring]] = {"train": [], "validation": [], "test": []}
+    for docstring in load_docstrings():
+        part = zlib.crc32(getattr(docstring, by).encode()) % 10  # the same on every machine
+        splits["test" if part < 2 else "validation" if part < 4 else "train"].append(docstring)
+    return splits
+
+
+def note_docstrings(error: common.ScriptError) -> None:
+    """Print a note that a data set could not be loaded and that docstrings replace it."""
+    common.note(f"{error}. Meanwhile using the docstrings of installed libraries as data")
+
+
+def split_docstring(text: str) -> tuple[str, str]:
+    """Return the summary of a docstring and its description, without signatures and markup."""
+    text = re.split(r"\n(?=[A-Z][\w ]*\n---|(?:Args|Arguments|Shape|Returns|Examples?)::?)", text)[
+        0
+    ]
+    text = re.sub(r"\A(?:[\w.]+\(.*\n+)+|\.\. .*|:\w+:|[`*]|>>>.*", "", text)  # signatures, markup
+    text = re.sub(LIBRARY_NAMES, "library", text, flags=re.IGNORECASE)
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
+    return paragraphs[0], " ".join(paragraphs[1:])
 
 
 # --- 3. Features of texts -----------------------------------------------------------------------
@@ -272,7 +356,8 @@ def encode(
     The cache is `results/features/`. A file's name is a hash of the weights, the tokens and the
     name of the pooling function: delete the folder after changing a pooling.
     """
-    ids = tokenize(tokenizer, texts, max_tokens)
+    with common.checkpoint_errors(Path(model.name_or_path)):
+        ids = tokenize(tokenizer, texts, max_tokens)
     content = content_hash(model, ids)
     features, paths = {}, {}
     for name, pooling in poolings.items():
@@ -281,7 +366,8 @@ def encode(
         with contextlib.suppress(FileNotFoundError, ValueError, LookupError):  # missing or damaged
             features[name] = common.load_tensors(paths[name])["features"].numpy()
     missing = {name: poolings[name] for name in poolings if name not in features}
-    computed = compute_features(model, ids, missing) if missing else {}
+    with common.checkpoint_errors(Path(model.name_or_path)):
+        computed = compute_features(model, ids, missing) if missing else {}
     for name, rows in computed.items():
         common.save_tensors(paths[name], {"features": torch.from_numpy(rows)})
     return features | computed

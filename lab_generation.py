@@ -20,6 +20,9 @@ from itertools import pairwise
 from statistics import mean
 from typing import Any
 
+import bundled
+import common
+
 import torch
 from matplotlib.figure import Figure
 from transformers import (
@@ -28,9 +31,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
-import bundled
-import common
 
 MODEL = "openai-community/gpt2"  # the model that the exercise names
 PROMPT = "Who knows if God exists, but for sure I"
@@ -128,7 +128,8 @@ def main(argv: list[str] | None = None) -> int:
         measured = []
         for seed in range(arguments.seed, arguments.seed + texts):
             common.seed_everything(seed)
-            tokens, start = generate(model, tokenizer, settings)
+            with common.checkpoint_errors(folder):
+                tokens, start = generate(model, tokenizer, settings)
             measured.append(measure(model, tokens, start))
             if seed == arguments.seed:
                 print(f"{name}:\n{tokenizer.decode(tokens, skip_special_tokens=True)}\n")

@@ -19,6 +19,7 @@ answers of the two rankers, each with the sum of its three scores.
     python lab_multiple_choice.py --dataset commonsense_qa    or swag: how a scene continues
     python lab_multiple_choice.py --data DIR     train.jsonl, test.jsonl and, if there is one,
                                                  validation.jsonl: question, choices, answer
+    python lab_multiple_choice.py --dataset docstrings        summaries of installed functions
     python lab_multiple_choice.py --finetune                  also fine-tune the whole encoder
 
 Takes three minutes on a laptop, and thirteen with --finetune. On the test questions of OpenBookQA
@@ -31,9 +32,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import bundled
+import common
+import lab_common
+from lab_common import Docstring, HubDataset
+from task09 import add_head
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy.stats import binomtest
 from sklearn.cluster import AgglomerativeClustering
@@ -47,21 +55,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-import bundled
-import common
-import lab_common
-from lab_common import HubDataset
-from task09 import add_head
-
 MODEL = "bundled"  # a sentence encoder, whose mean-pooled features can be compared by cosine
 DATASETS = {
     "openbookqa": HubDataset("allenai/openbookqa", 1, config="main"),
     "commonsense_qa": HubDataset("tau/commonsense_qa", 2),
     "swag": HubDataset("allenai/swag", 40, config="regular"),
 }
+EXAMPLE = '{"question": "Ice is", "choices": ["cold", "hot"], "answer": 0}'
 SPLITS = ("train", "validation", "test")
 PUBLIC_ANSWERS = {"openbookqa": SPLITS}  # the test sets of the others have no public answers
 MAX_QUESTIONS, QUICK_QUESTIONS = 5_000, 300  # of a split; larger splits are sampled
+DISTRACTORS = 3  # wrong choices of a question about a docstring
 HELD_OUT = 0.1  # fraction of the training questions for validation, if it has no file
 GROUP_SIZE = 4  # questions about one fact in OpenBookQA; a group is not split
 SEEDS = 3  # rankers of each kind
@@ -87,33 +91,68 @@ Splits = dict[str, list[Question]]
 EVALUATED = ("validation", "test")
 
 
+def parse_question(row: dict[str, Any]) -> Question:
+    """Return the question in a row of a data set.
+
+    `choices` are texts, and `answer` is an index from 0 or a letter. ARC and CommonsenseQA label
+    the choices instead, and RACE has an article before the question. Raises `LookupError`,
+    `TypeError` or `ValueError` for any other form.
+    """
+    text = row["question_stem"] if "question_stem" in row else row["question"]  # of OpenBookQA
+    if isinstance(text, dict):  # ARC's own files: {"stem": …, "choices": …}
+        row, text = row | text, text["stem"]
+    choices = row["options"] if "options" in row else row["choices"]
+    answer = row["answerKey"] if "answerKey" in row else row["answer"]
+    labels: Any = ascii_uppercase if isinstance(answer, str) else range(len(choices))
+    if isinstance(choices, dict):  # the Hub's form of ARC
+        labels, choices = choices["label"], choices["text"]
+    elif isinstance(choices[0], dict):
+        labels, choices = zip(*((each["label"], each["text"]) for each in choices), strict=True)
+    choices, labels = list(choices), list(labels)[: len(choices)]
+    if not all(isinstance(each, str) for each in [text, *choices]) or isinstance(answer, bool):
+        raise TypeError("a question or a choice is not a string")
+    if len(choices) < 2:
+        raise ValueError("choices has fewer than two items")
+    if answer not in labels:
+        raise ValueError(f"answer is {answer!r}; it must be one of {', '.join(map(str, labels))}")
+    return Question(f"{row.get('article', '')} {text}".strip(), choices, labels.index(answer))
+
+
 def read_questions(path: Path) -> list[Question]:
-    """Read a file with one JSON object per line: question, choices, and the index of the answer.
+    """Read a file with one question per line, as JSON: see `parse_question`.
 
     Raises `ScriptError` naming file and line of the first error.
     """
     questions = []
-    rows = lab_common.read_jsonl(path, question=str, choices=list, answer=int)
-    for number, row in enumerate(rows, start=1):
-        choices, answer = row["choices"], row["answer"]
-        if len(choices) < 2 or not all(isinstance(choice, str) for choice in choices):
-            message = "choices must be a list of two or more strings"
-            raise common.ScriptError(f"{path}: line {number}: {message}")
-        if not 0 <= answer < len(choices):
-            message = f"answer is {answer}; it must be from 0 to {len(choices) - 1}"
-            raise common.ScriptError(f"{path}: line {number}: {message}")
-        questions.append(Question(row["question"], choices, answer))
+    for number, row in lab_common.read_jsonl(path).items():
+        try:
+            questions.append(parse_question(row))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            problem = f"no {error}" if isinstance(error, KeyError) else common.first_line(error)
+            message = f"line {number}: {problem}; a line looks like {EXAMPLE}"
+            raise common.ScriptError(f"{path}: {message}") from error
     return questions
 
 
-def from_hub(row: pd.Series) -> Question:
-    """Return the question in a row of one of the `DATASETS`."""
-    if "ending0" in row:  # SWAG: which of four endings completes the second sentence
-        choices = [row[f"ending{number}"] for number in range(4)]
-        return Question(f"{row['sent1']} {row['sent2']}", choices, int(row["label"]))
-    text = row["question_stem"] if "question_stem" in row else row["question"]
-    answer = list(row["choices"]["label"]).index(row["answerKey"])
-    return Question(text, list(row["choices"]["text"]), answer)
+def from_swag(row: dict[str, Any]) -> Question:
+    """Return the question in a row of SWAG: which of four endings completes the scene."""
+    choices = [row[f"ending{number}"] for number in range(4)]
+    return Question(f"{row['sent1']} {row['sent2']}", choices, int(row["label"]))
+
+
+def make_questions(docstrings: list[Docstring], seed: int) -> list[Question]:
+    """Ask for each description which of four summaries of its module belongs to it."""
+    modules: dict[str, list[str]] = {}
+    for docstring in docstrings:
+        modules.setdefault(docstring.module, []).append(docstring.summary)
+    generator = np.random.default_rng(seed)
+    questions = []
+    for docstring in docstrings:
+        others = [each for each in modules[docstring.module] if each != docstring.summary]
+        if len(others) >= DISTRACTORS:
+            wrong = generator.choice(others, DISTRACTORS, replace=False).tolist()
+            questions.append(Question(docstring.description, [docstring.summary, *wrong], 0))
+    return questions
 
 
 def read_splits(dataset: str, folder: Path | None) -> Splits:
@@ -126,10 +165,14 @@ def read_splits(dataset: str, folder: Path | None) -> Splits:
         common.check_folder(folder, "train.jsonl", "test.jsonl")
         names = [name for name in SPLITS if (folder / f"{name}.jsonl").exists()]
         return {name: read_questions(folder / f"{name}.jsonl") for name in names}
+    if dataset == "docstrings":
+        docstrings = lab_common.split_docstrings(by="group")
+        return {name: make_questions(rows, seed=0) for name, rows in docstrings.items()}
     splits = {}
     for name in PUBLIC_ANSWERS.get(dataset, ("train", "validation")):
         table = lab_common.hub_table(DATASETS[dataset], name)
-        splits[name] = [from_hub(row) for _, row in table.iterrows()]
+        convert = from_swag if dataset == "swag" else parse_question
+        splits[name] = [convert(row) for row in table.to_dict("records")]
     return splits if "test" in splits else {"train": splits["train"], "test": splits["validation"]}
 
 
@@ -343,15 +386,22 @@ def print_table(rows: dict[str, list[dict[str, Scores]]], questions: Splits) -> 
 def main(argv: list[str] | None = None) -> int:
     """Answer the questions in every way, from the simplest to the most expensive."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", "--data", model=MODEL)
-    text = "data set on the Hub (default: openbookqa)"
-    parser.add_argument("--dataset", choices=tuple(DATASETS), default="openbookqa", help=text)
+    text = "data set on the Hub, or docstrings of installed libraries (default: openbookqa)"
+    parser.add_argument("--dataset", choices=(*DATASETS, "docstrings"), help=text)
     parser.add_argument("--finetune", action="store_true", help="also fine-tune the whole encoder")
     arguments = parser.parse_args(argv)
     seed, device = arguments.seed, common.select_device(arguments.device)
     limit = QUICK_QUESTIONS if arguments.quick else MAX_QUESTIONS
+    try:
+        splits = read_splits(arguments.dataset or "openbookqa", arguments.data)
+    except common.ScriptError as error:
+        if arguments.dataset or arguments.data:
+            raise
+        lab_common.note_docstrings(error)
+        splits = read_splits("docstrings", None)
     questions = {
         name: shuffle_choices(sample(each, limit, seed), np.random.default_rng(seed))
-        for name, each in read_splits(arguments.dataset, arguments.data).items()
+        for name, each in splits.items()
     }
     folder = common.find_model(arguments.model, bundled.ENCODER)
     tokenizer = common.load(AutoTokenizer, folder)

@@ -14,6 +14,7 @@ that is also relevant to a training claim. The last column of the table is for t
 
     python lab_retrieval.py
     python lab_retrieval.py --query "Vitamin D protects against colds."     the five best documents
+    python lab_retrieval.py --dataset docstrings     summaries of functions, and their descriptions
     python lab_retrieval.py --data DIR           any collection in BEIR's form: corpus.jsonl,
                                                  queries.jsonl, qrels/train.tsv, qrels/test.tsv
 
@@ -32,6 +33,11 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import bundled
+import common
+import lab_common
+from lab_common import HubDataset, Poolings
+
 import bm25s
 import numpy as np
 import pandas as pd
@@ -41,11 +47,6 @@ from bm25s.tokenization import Tokenized
 from sklearn.metrics import ndcg_score
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-
-import bundled
-import common
-import lab_common
-from lab_common import HubDataset, Poolings
 
 MODEL = "bundled"  # a sentence encoder, whose mean-pooled features can be compared by cosine
 COLLECTION = HubDataset("BeIR/scifact", 5, config="corpus")
@@ -90,7 +91,7 @@ class Collection:
     def documents(self) -> list[str]:
         """Return the text of each document, starting with its title."""
         pairs = zip(self.titles, self.abstracts, strict=True)
-        return [f"{title} {abstract}" for title, abstract in pairs]
+        return [f"{title} {abstract}".strip() for title, abstract in pairs]
 
 
 def read_qrels(
@@ -98,24 +99,26 @@ def read_qrels(
 ) -> Qrels:
     """Return the judgements in a table; `claims` and `documents` map ids to indices.
 
-    Raises `ScriptError` naming source and row of the first error, such as an unknown claim.
+    A score above 0 means relevant. Judgements of unknown claims or documents are skipped, with a
+    note. Raises `ScriptError` naming source and row of the first error.
     """
     if list(table.columns) != QREL_COLUMNS:
         columns, expected = (", ".join(each)[:60] for each in (table.columns, QREL_COLUMNS))
         raise common.ScriptError(f"{source}: row 1: the columns are {columns!r}, not {expected!r}")
-    relevant: dict[int, dict[int, int]] = {}
+    judged: dict[tuple[str, str], int] = {}
     for row, (claim, document, score) in enumerate(table.itertuples(index=False), start=2):
-        problem = None
-        if claim not in claims:
-            problem = f"the queries have no {claim!r}"
-        elif document not in documents:
-            problem = f"the corpus has no {document!r}"
-        elif not re.fullmatch(r"\d{1,9}", score):
-            problem = f"score {score!r} is not an integer"
-        if problem:
-            raise common.ScriptError(f"{source}: row {row}: {problem}")
-        if int(score) > 0:
-            relevant.setdefault(claims[claim], {})[documents[document]] = int(score)
+        if not re.fullmatch(r"-?\d{1,9}(\.0*)?", str(score)):
+            raise common.ScriptError(f"{source}: row {row}: score {score!r} is not an integer")
+        if judged.setdefault((claim, document), int(float(score))) != int(float(score)):
+            message = f"claim {claim!r} and document {document!r} have two different scores"
+            raise common.ScriptError(f"{source}: row {row}: {message}")
+    known = {pair: n for pair, n in judged.items() if pair[0] in claims and pair[1] in documents}
+    if skipped := len(judged) - len(known):
+        common.note(f"{source}: {skipped} judgements of unknown claims or documents are skipped")
+    relevant: dict[int, dict[int, int]] = {}
+    for (claim, document), score in known.items():
+        if score > 0:
+            relevant.setdefault(claims[claim], {})[documents[document]] = score
     if not relevant:
         raise common.ScriptError(f"{source}: no document is relevant to any claim")
     relevance: np.ndarray = np.zeros((len(relevant), len(documents)), dtype=np.float32)
@@ -124,27 +127,64 @@ def read_qrels(
     return Qrels(list(relevant), relevance)
 
 
-def read_collection(folder: Path | None, quick: bool) -> Collection:
-    """Read a collection in BEIR's form from a folder, or SciFact from the Hub.
+def read_texts(path: Path) -> list[dict]:
+    """Read the documents or the claims of a collection.
+
+    Raises `ScriptError` naming file and line of the first error, such as a repeated id.
+    """
+    lines: dict[str, int] = {}
+    rows = lab_common.read_jsonl(path, _id=str, text=str)
+    for number, row in rows.items():
+        first = lines.setdefault(row["_id"], number)
+        if first != number:
+            message = f"the id {row['_id']!r} is also in line {first}"
+            raise common.ScriptError(f"{path}: line {number}: {message}")
+    return list(rows.values())
+
+
+def read_tables(
+    dataset: str, folder: Path | None
+) -> tuple[list[dict], list[dict], dict[object, pd.DataFrame]]:
+    """Return documents, claims, and the judgements of the two splits by their source.
+
+    A folder has BEIR's form. The claims of "docstrings" are the summaries of functions, and the
+    documents are their descriptions. Training and test claims are about different modules.
+    """
+    if folder is not None:
+        common.check_folder(folder, *FILES)
+        paths = [folder / "qrels" / f"{split}.tsv" for split in ("train", "test")]
+        documents, claims = (read_texts(folder / f"{n}.jsonl") for n in ("corpus", "queries"))
+        return documents, claims, {path: common.read_csv(path) for path in paths}
+    if dataset == "docstrings":
+        splits = lab_common.split_docstrings(by="module")
+        rows = list(enumerate(splits["train"] + splits["validation"] + splits["test"]))
+        documents = [{"_id": str(i), "text": row.description} for i, row in rows]
+        claims = [{"_id": str(i), "text": row.summary} for i, row in rows]
+        tables = [
+            pd.DataFrame([(str(i), str(i), "1") for i, _ in part], columns=QREL_COLUMNS)
+            for part in (rows[: -len(splits["test"])], rows[-len(splits["test"]) :])
+        ]
+        return documents, claims, dict(zip(("train", "test"), tables, strict=True))
+    documents = lab_common.hub_table(COLLECTION, "corpus").to_dict("records")
+    claims = lab_common.hub_table(CLAIMS, "queries").to_dict("records")
+    names = ("train", "test")
+    tables = [lab_common.hub_table(JUDGEMENTS, name).astype(str) for name in names]
+    return (
+        documents,
+        claims,
+        {f"{JUDGEMENTS.name}: {n}": t for n, t in zip(names, tables, strict=True)},
+    )
+
+
+def read_collection(dataset: str, folder: Path | None, quick: bool) -> Collection:
+    """Read a collection from a folder, or one by its name: see `read_tables`.
 
     A quick run takes a few claims with their documents, and some other documents.
     """
-    if folder is None:
-        documents = lab_common.hub_table(COLLECTION, "corpus").to_dict("records")
-        claims = lab_common.hub_table(CLAIMS, "queries").to_dict("records")
-    else:
-        common.check_folder(folder, *FILES)
-        documents = lab_common.read_jsonl(folder / "corpus.jsonl", _id=str, title=str, text=str)
-        claims = lab_common.read_jsonl(folder / "queries.jsonl", _id=str, text=str)
+    documents, claims, tables = read_tables(dataset, folder)
+    indices = [{row["_id"]: i for i, row in enumerate(rows)} for rows in (claims, documents)]
     qrels = {}
-    for split in ("train", "test"):
-        source = JUDGEMENTS.name if folder is None else folder / "qrels" / f"{split}.tsv"
-        table = (
-            lab_common.hub_table(JUDGEMENTS, split).astype(str)
-            if folder is None
-            else common.read_csv(folder / "qrels" / f"{split}.tsv", sep="\t")
-        )
-        indices = ({row["_id"]: i for i, row in enumerate(rows)} for rows in (claims, documents))
+    for split, (source, table) in zip(("train", "test"), tables.items(), strict=True):
         qrels[split] = read_qrels(table, source, *indices)
         if quick:
             some, relevance = qrels[split]
@@ -154,7 +194,8 @@ def read_collection(folder: Path | None, quick: bool) -> Collection:
         kept = np.flatnonzero(is_relevant | (np.arange(len(documents)) < QUICK_DOCUMENTS))
         documents = [documents[index] for index in kept]
         qrels = {name: Qrels(each.claims, each.relevance[:, kept]) for name, each in qrels.items()}
-    titles, abstracts = ([row[key] for row in documents] for key in ("title", "text"))
+    titles = [str(row.get("title") or "") for row in documents]  # not every collection has them
+    abstracts = [row["text"] for row in documents]
     return Collection(titles, abstracts, [row["text"] for row in claims], qrels)
 
 
@@ -198,8 +239,11 @@ def split_words(texts: list[str], **options: bool) -> Tokenized | list[list[str]
 def bm25(documents: Tokenized, claims: list[str], k1: float, b: float) -> np.ndarray:
     """Return the BM25 scores, (claims, documents) (Robertson and Zaragoza 2009).
 
-    `documents` comes from `split_words`. A claim of stop words alone scores 0 everywhere.
+    `documents` comes from `split_words`. A claim of stop words alone scores 0 everywhere, and so
+    does a document of stop words or single letters.
     """
+    if not documents.vocab:
+        return np.zeros((len(claims), len(documents.ids)), dtype=np.float32)
     index = bm25s.BM25(k1=k1, b=b)
     index.index(documents, show_progress=False)
     zeros = np.zeros(index.scores["num_docs"], dtype=np.float32)
@@ -352,11 +396,21 @@ def print_answer(
 def main(argv: list[str] | None = None) -> int:
     """Rank the documents in every way; with --query, show the best documents for one query."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", "--data", model=MODEL)
+    text = "scifact, or docstrings of installed libraries (default: scifact)"
+    parser.add_argument("--dataset", choices=("scifact", "docstrings"), help=text)
     parser.add_argument("--query", metavar="TEXT", help="show the best documents for this query")
     arguments = parser.parse_args(argv)
     if arguments.query is not None and not arguments.query.strip():
         raise common.ScriptError("--query is empty; give a sentence to search for")
-    collection = read_collection(arguments.data, arguments.quick)
+    try:
+        collection = read_collection(
+            arguments.dataset or "scifact", arguments.data, arguments.quick
+        )
+    except common.ScriptError as error:
+        if arguments.dataset or arguments.data:
+            raise
+        lab_common.note_docstrings(error)
+        collection = read_collection("docstrings", None, arguments.quick)
     train, test = collection.qrels["train"], collection.qrels["test"]
     documents, claims = collection.documents(), collection.claims
     folder = common.find_model(arguments.model, bundled.ENCODER)

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from matplotlib.figure import Figure
-from transformers import GPT2Tokenizer, PreTrainedTokenizerBase
-
 import bundled
 import common
 import lab_common
 
+from matplotlib.figure import Figure
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
+
 MODEL = "openai-community/gpt2"  # the model that the exercise names; only its tokenizer is used
+# Files that name the class of a tokenizer. GPT-2's vocabulary is also found without them.
+SETTINGS = ("tokenizer.json", "tokenizer_config.json", "config.json")
 HELLO_WORLDS = ("Hello World", "hello World", " hello World", "HelloWorld", "Hello World ")
 TEXTS = {  # one for each kind of text
     "plain English": "The weather is nice today.",
@@ -47,8 +49,8 @@ def format_pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 def print_row(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> None:
     """Print the lengths of a text in characters and in tokens, and its tokens."""
-    ids = tokenizer(text, return_tensors="pt")["input_ids"][0].tolist()  # (time,)
-    print(f"{name:15} {len(text):5} {len(ids):6} {len(text) / len(ids):6.2f}  {ids}")
+    ids = tokenizer(text)["input_ids"]
+    print(f"{name:15} {len(text):5} {len(ids):6} {len(text) / max(1, len(ids)):6.2f}  {ids}")
     print(f"{'':36}{format_pieces(tokenizer, ids)}")
 
 
@@ -70,16 +72,19 @@ def main(argv: list[str] | None = None) -> int:
     arguments = common.argument_parser(__doc__, "--text", model=MODEL).parse_args(argv)
     folder = common.find_model(arguments.model, bundled.GPT2_VOCABULARY, weights=False)
     text = lab_common.load_inferno(arguments.text)
-    tokenizer = common.load(GPT2Tokenizer, folder)
+    has_settings = any((folder / name).exists() for name in SETTINGS)
+    tokenizer = common.load(AutoTokenizer if has_settings else GPT2Tokenizer, folder)
 
-    print(f"{'text':15} {'chars':>5} {'tokens':>6} {'ratio':>6}  ids and pieces")
-    for hello in HELLO_WORLDS:
-        print_row(tokenizer, repr(hello), hello)
-    for name, example in TEXTS.items():
-        print_row(tokenizer, name, example)
     lines = text.splitlines(keepends=True)
-    counts = [len(ids) for ids in tokenizer(lines)["input_ids"]]
-    ratio = len(text) / sum(counts)
+    with common.checkpoint_errors(folder):
+        print(f"{'text':15} {'chars':>5} {'tokens':>6} {'ratio':>6}  ids and pieces")
+        for hello in HELLO_WORLDS:
+            print_row(tokenizer, repr(hello), hello)
+        for name, example in TEXTS.items():
+            print_row(tokenizer, name, example)
+        # GPT-2 has no special tokens; those of other models would count once per line
+        counts = [len(ids) for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
+    ratio = len(text) / max(1, sum(counts))
     print(f"\nthe text: {len(text):,} characters, {sum(counts):,} tokens line by line, ", end="")
     print(f"{ratio:.2f} characters to a token")
     draw_lengths(lines, counts)

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import sys
 
+import common
+
 import numpy as np
 import pandas as pd
-
-import common
 
 EXAMPLE_LENGTH = 5  # short enough to check the windows by eye
 SHOWN = 5  # entries printed of each array

@@ -18,13 +18,13 @@ figures of this script: (0.195 + 0.057) / 2 = 0.126, (0.195 + 0.057 + 0.054) / 3
 
 from __future__ import annotations
 
+import common
+
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import TensorDataset
 from torchmetrics.functional import mean_squared_error
 from tqdm import tqdm
-
-import common
 
 EPOCHS = 3  # the statement's
 BATCH_SIZE = 32  # the statement's

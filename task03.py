@@ -28,6 +28,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import common
+import task02
+
 import numpy as np
 import pandas as pd
 import torch
@@ -39,9 +42,6 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_squared_error, r2_score
 from torch import nn
 from torch.utils.data import TensorDataset
-
-import common
-import task02
 
 DAY = common.READINGS_PER_DAY
 HISTORY = 28 * DAY + 1  # readings before a target that a model may use: four weeks

@@ -20,6 +20,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import bundled
+import common
+
 import torch
 from transformers import (
     AutoConfig,
@@ -29,9 +32,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
-import bundled
-import common
 
 MODEL = "cnicu/t5-small-booksum"  # the checkpoint that the task names
 MAX_LENGTH = 50  # tokens of the summary; those of T5 include the start token of the decoder
@@ -57,6 +57,7 @@ def summarise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
     settings["max_length"] = MAX_LENGTH  # the task's limit replaces the checkpoint's 200
     inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)
     common.check_context(model, inputs["input_ids"].shape[1])
+    common.clear_generation_settings(model, keep=common.BEAM_SEARCH)
     tokens = model.generate(**inputs, **settings)  # (1, time)
     return tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
@@ -90,10 +91,12 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = common.load(AutoTokenizer, folder)
     if common.load(AutoConfig, folder).is_encoder_decoder:
         model = common.load(AutoModelForSeq2SeqLM, folder).to(device)
-        print(summarise(model, tokenizer, LONG_TEXT))
+        write_summary = summarise
     else:
         model = common.load(AutoModel, folder).to(device)
-        print(select_sentences(model, tokenizer, LONG_TEXT))
+        write_summary = select_sentences
+    with common.checkpoint_errors(folder):
+        print(write_summary(model, tokenizer, LONG_TEXT))
     return 0
 
 

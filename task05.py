@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import re
 
+import bundled
+import common
+
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
-import bundled
-import common
 
 # Follows instructions well for its size (Apache-2.0). Larger models are slow on a CPU.
 MODEL = "Qwen/Qwen3-0.6B"
@@ -91,13 +91,14 @@ def main(argv: list[str] | None = None) -> int:
     """Print the review and the reply to it."""
     parser = common.argument_parser(__doc__, "--seed", "--device", model=MODEL)
     text = "sample the reply; higher values give more varied words (default: 0, no sampling)"
-    parser.add_argument("--temperature", type=common.in_range(float, 0, 100), default=0, help=text)
+    parser.add_argument("--temperature", type=common.temperature, default=0, help=text)
     arguments = parser.parse_args(argv)
     folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     common.seed_everything(arguments.seed)
-    answer = reply(model, tokenizer, REVIEW, arguments.temperature)
+    with common.checkpoint_errors(folder):
+        answer = reply(model, tokenizer, REVIEW, arguments.temperature)
     print(f"Customer review:\n{REVIEW}\n")
     print(f"Hotel reponse to the customer:\n{complete_sentences(answer)}")
     return 0

@@ -11,6 +11,8 @@ Takes seconds after a download of 310 MB. Expect one Bulgarian sentence.
 
 from __future__ import annotations
 
+import common
+
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -18,18 +20,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-import common
-
 # Trained for this pair of languages: smaller and better than one model for a hundred languages.
 MODEL = "Helsinki-NLP/opus-mt-es-bg"
 MAX_LENGTH = 512  # tokens of a translation, if the checkpoint does not name a limit
+TARGET = ">>bul<<"  # names the language for models that translate to several
 SPANISH_TEXT = "Este curso sobre LLMs se está poniendo muy interesante"
 
 
 def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """Return the translation of a text, as `pipeline("translation")` of transformers 4 did."""
-    inputs = tokenizer(text, return_tensors="pt").to(model.device)
+    prefix = f"{TARGET} " if TARGET in tokenizer.get_vocab() else ""
+    inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)
     common.check_context(model, inputs["input_ids"].shape[1])
+    common.clear_generation_settings(model, keep=common.BEAM_SEARCH)
     tokens = model.generate(  # (1, time)
         **inputs,  # a translation model brings its own settings, such as 4 or 6 beams
         max_length=model.generation_config.max_length or MAX_LENGTH,
@@ -43,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     folder = common.find_model(arguments.model)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModelForSeq2SeqLM, folder).to(common.select_device(arguments.device))
-    print(translate(model, tokenizer, SPANISH_TEXT))
+    with common.checkpoint_errors(folder):
+        print(translate(model, tokenizer, SPANISH_TEXT))
     return 0
 
 

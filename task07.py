@@ -20,6 +20,9 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
+import bundled
+import common
+
 import torch
 from transformers import (
     AutoConfig,
@@ -30,9 +33,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
-import bundled
-import common
 
 # Small, and trained on questions of this kind (SQuAD).
 EXTRACTIVE_MODEL = "distilbert/distilbert-base-cased-distilled-squad"
@@ -111,7 +111,18 @@ def generate_answer(
 ) -> str:
     """Return the answer that the model writes after the context and the question."""
     prompt = PROMPT.format(context=context, question=question)
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    is_chat = tokenizer.chat_template is not None
+    if is_chat:  # a model for conversations answers a user's message
+        message = {"role": "user", "content": prompt}
+        prompt = tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    inputs = tokenizer(
+        prompt,
+        return_tensors="pt",
+        return_token_type_ids=False,  # decoders do not take them
+        add_special_tokens=not is_chat,  # the template contains them already
+    ).to(model.device)
     prompt_length = inputs["input_ids"].shape[1]
     common.check_context(model, prompt_length + MAX_NEW_TOKENS)
     common.clear_generation_settings(model)
@@ -133,18 +144,20 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = common.select_device(arguments.device)
 
-    extractive_folder = common.find_model(arguments.extractive_model)
+    extractive_folder = common.find_model(arguments.extractive_model, bundled.READER)
     generative_folder = common.find_model(arguments.generative_model, bundled.CHAT_MODEL)
 
     tokenizer = common.load(AutoTokenizer, extractive_folder)
     model = common.load(AutoModelForQuestionAnswering, extractive_folder).to(device)
-    extracted = extract(model, tokenizer, QUESTION, CONTEXT)
+    with common.checkpoint_errors(extractive_folder):
+        extracted = extract(model, tokenizer, QUESTION, CONTEXT)
 
     is_encoder_decoder = common.load(AutoConfig, generative_folder).is_encoder_decoder
     auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     tokenizer = common.load(AutoTokenizer, generative_folder)
     model = common.load(auto_class, generative_folder).to(device)
-    generated = generate_answer(model, tokenizer, QUESTION, CONTEXT)
+    with common.checkpoint_errors(generative_folder):
+        generated = generate_answer(model, tokenizer, QUESTION, CONTEXT)
 
     print(f"Answer extractive question-answering: {extracted.text}")
     print(f"Answer generative question-answering: {generated}")

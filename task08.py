@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import bundled
+import common
+
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-import bundled
-import common
 
 TOKENIZER = "distilbert/distilbert-base-uncased"  # the tokenizer of the encoder in task 09
 SETTINGS = {
@@ -61,11 +61,11 @@ def tokenize_test(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 def main(argv: list[str] | None = None) -> int:
     """Tokenize both sets and print them."""
     arguments = common.argument_parser(__doc__, model=TOKENIZER).parse_args(argv)
-    tokenizer = common.load(
-        AutoTokenizer, common.find_model(arguments.model, bundled.ENCODER, weights=False)
-    )
-    print(f"Tokenized training data:\n{tokenize_train(tokenizer)}")
-    print(f"Tokenized test data:\n{tokenize_test(tokenizer)}")
+    folder = common.find_model(arguments.model, bundled.ENCODER, weights=False)
+    tokenizer = common.load(AutoTokenizer, folder)
+    with common.checkpoint_errors(folder):
+        print(f"Tokenized training data:\n{tokenize_train(tokenizer)}")
+        print(f"Tokenized test data:\n{tokenize_test(tokenizer)}")
     return 0
 
 

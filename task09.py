@@ -23,6 +23,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import bundled
+import common
+import task08
+
 import torch
 from transformers import (
     AutoModel,
@@ -33,10 +37,6 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-
-import bundled
-import common
-import task08
 
 MODEL = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"  # knows complaints already
 FOLDER = Path(__file__).resolve().parent / "finetuned-customer-support-model"
@@ -60,7 +60,7 @@ def add_head(auto_class: Any, folder: Path, id2label: dict[int, str]) -> PreTrai
     config = copy.deepcopy(encoder.config)
     config.id2label, config.label2id = id2label, {name: key for key, name in id2label.items()}
     try:
-        model = auto_class.from_config(config)
+        model = auto_class.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise common.ScriptError(f"{folder}: no model for {auto_class.__name__}") from error
     model.base_model.load_state_dict(encoder.state_dict())
@@ -96,8 +96,22 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int)
 def predict(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> torch.Tensor:
-    """Return the probability of each label for each text: (texts, labels)."""
-    inputs = tokenizer(texts, return_tensors="pt", **task08.SETTINGS).to(model.device)
+    """Return the probability of each label for each text: (texts, labels).
+
+    Texts that are longer than the model's context are cut off, with a note.
+    """
+    positions = getattr(model.config, "max_position_embeddings", 512)
+    limit = min(tokenizer.model_max_length, positions)  # tokens
+    if any(len(ids) > limit for ids in tokenizer(texts)["input_ids"]):
+        common.note(f"the model reads {limit} tokens of a text; the rest is cut off")
+    inputs = tokenizer(
+        texts,
+        padding=True,  # to the length of the longest text
+        truncation=True,
+        max_length=limit,
+        return_tensors="pt",
+        return_token_type_ids=False,
+    ).to(model.device)
     return model(**inputs).logits.softmax(-1).cpu()
 
 

@@ -17,6 +17,10 @@ from __future__ import annotations
 
 import sys
 
+import bundled
+import common
+from task07 import GENERATIVE_MODEL as MODEL  # already downloaded for task 07
+
 import torch
 from transformers import (
     AutoConfig,
@@ -26,10 +30,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
-import bundled
-import common
-from task07 import GENERATIVE_MODEL as MODEL  # already downloaded for task 07
 
 LABELS = ("positive", "negative")
 TEXT = "The dinner we had was great and the service too."
@@ -85,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     model = common.load(auto_class, folder).to(common.select_device(arguments.device))
     for examples in ((), EXAMPLES[::-1], EXAMPLES):  # the last one decides
-        probabilities = classify(model, tokenizer, build_prompt(TEXT, examples))
+        with common.checkpoint_errors(folder):
+            probabilities = classify(model, tokenizer, build_prompt(TEXT, examples))
         shown = ", ".join(f"{label} {p:.4f}" for label, p in probabilities.items())
         order = ", ".join(label for _, label in examples) or "none"
         print(f"examples: {order}; probabilities: {shown}", file=sys.stderr)

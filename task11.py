@@ -16,6 +16,9 @@ import math
 from statistics import fmean
 from typing import Any
 
+import bundled
+import common
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -23,9 +26,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
-import bundled
-import common
 
 MODEL = "openai-community/gpt2"  # the output in the statement is GPT-2's
 PROMPT = "Current trends show that by 2030"
@@ -87,10 +87,11 @@ def main(argv: list[str] | None = None) -> int:
     folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
-    text = complete(model, tokenizer, PROMPT)
-    print(f"Generated Text: {text}")
     metric = common.local_metric(perplexity)
-    result = metric.compute(predictions=[text], model=model, tokenizer=tokenizer)
+    with common.checkpoint_errors(folder):
+        text = complete(model, tokenizer, PROMPT)
+        print(f"Generated Text: {text}")
+        result = metric.compute(predictions=[text], model=model, tokenizer=tokenizer)
     print(f"Mean perplexity: {result['mean_perplexity']}")
     common.note(f"prompt: {PROMPT!r}; continuation: {text.removeprefix(PROMPT)!r}")
     return 0

@@ -21,6 +21,8 @@ import sys
 from itertools import zip_longest
 from typing import Any
 
+import common
+
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 from transformers import (
@@ -30,11 +32,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-import common
-
 # Trained for this pair of languages: smaller and better than one model for a hundred languages.
 MODEL = "Helsinki-NLP/opus-mt-es-en"
 MAX_LENGTH = 512  # tokens of a translation, if the checkpoint does not name a limit
+TARGET = ">>eng<<"  # names the language for models that translate to several
 INPUT_SENTENCE_1 = "Hola, ¿cómo estás?"
 REFERENCE_1 = [["Hello, how are you?", "Hi, how are you?"]]
 INPUT_SENTENCES_2 = ["Hola, ¿cómo estás?", "Estoy genial, gracias."]
@@ -48,8 +49,10 @@ References = list[str] | list[list[str]]  # of each prediction: one, or a list o
 
 def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str) -> str:
     """Return the translation of a sentence, as task 06 computes it."""
-    inputs = tokenizer(sentence, return_tensors="pt").to(model.device)
+    prefix = f"{TARGET} " if TARGET in tokenizer.get_vocab() else ""
+    inputs = tokenizer(prefix + sentence, return_tensors="pt").to(model.device)
     common.check_context(model, inputs["input_ids"].shape[1])
+    common.clear_generation_settings(model, keep=common.BEAM_SEARCH)
     tokens = model.generate(  # (1, time)
         **inputs,  # with the beams that the checkpoint names
         max_length=model.generation_config.max_length or MAX_LENGTH,
@@ -115,11 +118,12 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModelForSeq2SeqLM, folder).to(common.select_device(arguments.device))
 
-    translation = translate(model, tokenizer, INPUT_SENTENCE_1)
+    with common.checkpoint_errors(folder):
+        translation = translate(model, tokenizer, INPUT_SENTENCE_1)
+        translations = [translate(model, tokenizer, sentence) for sentence in INPUT_SENTENCES_2]
     print(f'Translation for "input_sentence_1": {translation}')
     score = evaluate_translations("input_sentence_1", [translation], REFERENCE_1)
     print(f'Metric for "input_sentence_1": {score}')
-    translations = [translate(model, tokenizer, sentence) for sentence in INPUT_SENTENCES_2]
     print(f'Translations for "input_sentence_2": {translations}')
     score = evaluate_translations("input_sentence_2", translations, REFERENCES_2)
     print(f'Metric for "input_sentence_2": {score}')

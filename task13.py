@@ -18,20 +18,22 @@ from __future__ import annotations
 
 import contextlib
 import re
+import unicodedata
 from collections import Counter
 from statistics import fmean
 from string import punctuation
 from typing import Any
 
+import common
+from task12 import References, as_lists, bleu, chrf, corpus_score, smoothed_bleu
+
 import nltk
 from nltk.corpus import wordnet
-from nltk.tokenize import NLTKWordTokenizer
+from nltk.tokenize import NLTKWordTokenizer, PunktSentenceTokenizer
+from nltk.tokenize.punkt import PunktParameters
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import TER
-
-import common
-from task12 import References, as_lists, bleu, chrf, corpus_score, smoothed_bleu
 
 SUMMARY_PREDICTIONS = [
     "Pluto is a dwarf planet in our solar system, located in the Kuiper Belt beyond Neptune, and "
@@ -64,14 +66,23 @@ ANSWER_REFERENCES = [
     "Sunsets and flowers",
 ]
 
+ABBREVIATIONS = PunktParameters()  # a full stop after them does not end a sentence
+ABBREVIATIONS.abbrev_types = {"mr", "mrs", "ms", "dr", "prof", "st", "u.s", "e.g", "i.e", "vs"}
+
 
 class UnicodeTokenizer:
     """A tokenizer for rouge_score, whose own tokenizer drops all letters but a to z."""
 
     @staticmethod
     def tokenize(text: str) -> list[str]:
-        """Return the sequences of letters and digits, in lower case."""
-        return re.findall(r"[^\W_]+", text.lower())
+        """Return the sequences of letters and digits, in lower case.
+
+        Combining marks, such as the vowel signs of Hindi, belong to their letter.
+        """
+        text = unicodedata.normalize("NFC", text.lower())  # é is one letter, however it is encoded
+        kinds = {character: unicodedata.category(character) for character in text}
+        visible = [character for character in text if kinds[character] != "Cf"]  # no soft hyphens
+        return "".join(c if kinds[c][0] in "LMN" else " " for c in visible).split()
 
 
 def rouge(predictions: list[str], references: References) -> dict[str, float]:
@@ -114,6 +125,15 @@ def find_wordnet() -> Any:
         return NoSynonyms
 
 
+def words(text: str) -> list[str]:
+    """Return the words and the punctuation marks of a text, as NLTK's `word_tokenize` does.
+
+    The sentences come first, because the tokenizer separates a full stop only at the end.
+    """
+    sentences = PunktSentenceTokenizer(ABBREVIATIONS).tokenize(unicodedata.normalize("NFC", text))
+    return [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
+
+
 def meteor(predictions: list[str], references: References) -> dict[str, float]:
     """Compute METEOR from 0 to 1, the mean over texts (Banerjee and Lavie 2005).
 
@@ -121,9 +141,9 @@ def meteor(predictions: list[str], references: References) -> dict[str, float]:
     nine times as much as precision, and scattered matches count less. With several references, the
     one with the highest score counts.
     """
-    split, synonyms = NLTKWordTokenizer().tokenize, find_wordnet()
+    synonyms = find_wordnet()
     scores = [
-        meteor_score([split(each) for each in several], split(text), wordnet=synonyms)
+        meteor_score([words(each) for each in several], words(text), wordnet=synonyms)
         for text, several in zip(predictions, as_lists(references), strict=True)
     ]
     return {"meteor": fmean(scores)}
@@ -139,7 +159,8 @@ def ter(predictions: list[str], references: References) -> dict[str, Any]:
 
 def squad_words(text: str) -> list[str]:
     """Split a text as the SQuAD metrics do: lower case, no punctuation, no English articles."""
-    text = "".join(character for character in text.lower() if character not in punctuation)
+    text = unicodedata.normalize("NFC", text.lower())
+    text = "".join(character for character in text if character not in punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 

@@ -613,7 +613,7 @@ def bench_features(name: str, text: str) -> None:
 def bench_retrieval(name: str, folder: Path | None) -> None:
     """Print how many documents per second are indexed, and how long a query takes."""
     lab = lab_retrieval
-    collection = lab.read_collection(folder, quick=False)
+    collection = lab.read_collection("", folder, quick=False)
     model, tokenizer = load_encoder(name)
     documents = collection.documents()
     claims = [collection.claims[claim] for claim in collection.qrels["test"].claims]
@@ -657,7 +657,7 @@ FINE_TUNING = (  # epochs, learning rate, temperature of lab_retrieval.py
 def bench_retrieval_settings(name: str, folder: Path | None) -> None:
     """Print the nDCG@10 on a held-out tenth of the training claims for settings of fine-tuning."""
     lab = lab_retrieval
-    collection = lab.read_collection(folder, quick=False)
+    collection = lab.read_collection("", folder, quick=False)
     model, tokenizer = load_encoder(name)
     train = collection.qrels["train"]
     order = np.random.default_rng(0).permutation(len(train.claims))

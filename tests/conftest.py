@@ -14,13 +14,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import common
+import lab_common
+
 import pytest
 import torch
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-
-import common
-import lab_common
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: several threads are slow on a busy machine
 settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True)

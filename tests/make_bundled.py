@@ -6,7 +6,8 @@
 The folder of the translator has es-en.tsv, es-bg.tsv and en-bg.tsv. Each line is a sentence, its
 translation and the source of the pair, separated by tabs. The folder of the reader has SQuAD's
 questions in train.jsonl. Nothing is trained on the held-out sentences and articles that are scored.
-The training of the translator is saved in results/make_bundled/, and continues from there.
+The training of the translator is saved in results/make_bundled/, and continues from there. With
+`--start FOLDER`, it starts from the weights and the pieces of a small Spanish-English Marian.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ import numpy as np
 import sentencepiece
 import torch
 from safetensors.torch import save_file
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -61,21 +63,22 @@ WEIGHTS = {  # mean number of times that a pair of a source is read per epoch; t
     ("es-bg", "join"): 4.0,
     ("es-bg", "tatoeba-pivot"): 4.0,
     ("es-bg", "refugee-phrasebook"): 3.0,
-    ("en-bg", "tatoeba"): 3.0,
-    ("en-bg", "tatoeba-test2021"): 3.0,
+    ("en-bg", "tatoeba"): 2.0,
+    ("en-bg", "tatoeba-test2021"): 2.0,
     ("en-bg", "tatoeba-laser"): 2.0,
-    ("en-bg", "refugee-phrasebook"): 2.0,
+    ("es-en", "tatoeba"): 0.2,
+    ("es-en", "mozilla-www"): 0.2,
 } | {  # course texts that a language model translated: jargon and headings
-    (file, f"ms-{name}"): 0.3
-    for file in ("es-en", "es-bg", "en-bg")
+    (file, f"ms-{name}"): weight
+    for file, weight in (("es-bg", 0.4), ("en-bg", 0.2), ("es-en", 0.1))
     for name in ("edgeai", "ai-agents", "security-101")
 }
 TARGETS = {"en": ">>eng<<", "bg": ">>bul<<"}  # the first token of the source names the target
 HELD_OUT = 20  # one of so many everyday Spanish sentences is held out for the test, one to watch
-VOCABULARY = 8000  # pieces shared by the three languages
+LATIN_PIECES, CYRILLIC_PIECES = 6000, 3000  # of Spanish and of English each, of Bulgarian
 LONGEST = 64  # pieces of a sentence
 BATCH_TOKENS = 3000  # of the targets and of the sources of a batch, with padding
-STEPS, WARM_UP, COOL_DOWN = 40_000, 500, 10_000  # the rate rises, is constant, and falls to 0
+STEPS, WARM_UP = 3000, 100  # the rate rises, and then falls to 0 linearly
 MUON_RATE, ADAM_RATE = 0.01, 0.002
 SMOOTHING = 0.1  # of the labels
 NO_PERIOD = 0.1  # probability that a pair is read without its final periods
@@ -87,6 +90,7 @@ class Pair(NamedTuple):
 
     source: str
     target: str
+    source_language: str
     language: str  # of the target
     weight: float  # mean number of times that it is read per epoch
     is_everyday: bool
@@ -103,7 +107,9 @@ def read_pairs(folder: Path) -> dict[str, list[Pair]]:
     for name in ("es-en", "es-bg", "en-bg"):
         lines = (folder / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
         pairs[name] = [
-            Pair(left, right, name[-2:], WEIGHTS.get((name, origin), 1.0), origin in EVERYDAY)
+            Pair(
+                left, right, *name.split("-"), WEIGHTS.get((name, origin), 1.0), origin in EVERYDAY
+            )
             for left, right, origin in dict.fromkeys(tuple(line.split("\t")) for line in lines)
         ]
     return pairs
@@ -140,23 +146,42 @@ def split_pairs(pairs: dict[str, list[Pair]]) -> tuple[list[Pair], dict[str, lis
     return training, held_out
 
 
-def make_tokenizer(training: list[Pair], folder: Path) -> MarianTokenizer:
-    """Train a vocabulary of pieces for the three languages and return its tokenizer."""
-    model = io.BytesIO()
-    everyday = (text for pair in training if pair.weight >= 1 for text in pair[:2])
+def train_pieces(texts: Iterable[str], count: int) -> ModelProto:
+    """Return a SentencePiece model with `count` pieces."""
+    file = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=everyday,
-        model_writer=model,
-        vocab_size=VOCABULARY,
+        sentence_iterator=iter(texts),
+        model_writer=file,
+        vocab_size=count,
         character_coverage=0.9999,
         minloglevel=2,
     )
+    return ModelProto.FromString(file.getvalue())
+
+
+def make_tokenizer(training: list[Pair], start: Path | None, folder: Path) -> MarianTokenizer:
+    """Make the pieces of the three languages and return the tokenizer.
+
+    The target's pieces are those of English and of Bulgarian. Their alphabets differ, so neither
+    changes how the other language is cut. The pieces of `start` are kept.
+    """
+    if start:
+        spanish, targets = (
+            ModelProto.FromString((start / f"{side}.spm").read_bytes())
+            for side in ("source", "target")
+        )
+    else:
+        spanish = train_pieces((p.source for p in training if p.language == "en"), LATIN_PIECES)
+        targets = train_pieces((p.target for p in training if p.language == "en"), LATIN_PIECES)
+    bulgarian = train_pieces((p.target for p in training if p.language == "bg"), CYRILLIC_PIECES)
+    known = {piece.piece for piece in targets.pieces}
+    targets.pieces.extend(piece for piece in bulgarian.pieces if piece.piece not in known)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("source.spm", "target.spm"):
-        (folder / name).write_bytes(model.getvalue())
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    names = [pieces.id_to_piece(number) for number in range(3, len(pieces))]
-    names = ["</s>", "<unk>", *names, *TARGETS.values(), "<pad>"]
+    for side, pieces in (("source", spanish), ("target", targets)):
+        (folder / f"{side}.spm").write_bytes(pieces.SerializeToString())
+    special = {"<unk>", "<s>", "</s>"}
+    names = dict.fromkeys(p.piece for each in (targets, spanish) for p in each.pieces)
+    names = ["</s>", "<unk>", *(n for n in names if n not in special), *TARGETS.values(), "<pad>"]
     vocabulary = {name: number for number, name in enumerate(names)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     return MarianTokenizer(
@@ -169,12 +194,15 @@ def make_tokenizer(training: list[Pair], folder: Path) -> MarianTokenizer:
     )
 
 
-def make_translator(tokenizer: MarianTokenizer) -> MarianMTModel:
-    """Return a Marian model of 8.4 million parameters with new weights."""
+def make_translator(tokenizer: MarianTokenizer, start: Path | None) -> MarianMTModel:
+    """Return a Marian model with the weights of `start`, or with random ones.
+
+    The embeddings of new pieces are random. Raises `RuntimeError` if the shapes of `start` differ.
+    """
     config = MarianConfig(
         vocab_size=len(tokenizer),
         d_model=256,
-        encoder_layers=4,
+        encoder_layers=3,
         decoder_layers=3,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
@@ -189,7 +217,19 @@ def make_translator(tokenizer: MarianTokenizer) -> MarianMTModel:
         pad_token_id=tokenizer.pad_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
-    return MarianMTModel(config)
+    model = MarianMTModel(config)
+    if start:
+        weights = common.load(MarianMTModel, start).float().state_dict()
+        old = json.loads((start / "vocab.json").read_text(encoding="utf-8"))
+        new = tokenizer.get_vocab()
+        kept = [name for name in new if name in old]
+        table = torch.randn(len(new), config.d_model) * weights["model.shared.weight"].std()
+        table[[new[name] for name in kept]] = weights["model.shared.weight"][[old[n] for n in kept]]
+        own = model.state_dict()
+        same = {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape}
+        model.load_state_dict(own | same)
+        model.model.shared.weight.data.copy_(table)
+    return model
 
 
 class Tokens(NamedTuple):
@@ -206,7 +246,11 @@ def encode_pairs(tokenizer: MarianTokenizer, pairs: list[Pair]) -> list[tuple[To
     for strip in (False, True):
         texts = [[text.removesuffix(".") if strip else text for text in pair[:2]] for pair in pairs]
         sources = [f"{TARGETS[p.language]} {s}" for p, (s, _) in zip(pairs, texts, strict=True)]
-        inputs = tokenizer(sources)["input_ids"]
+        spanish, english = tokenizer(sources), tokenizer(text_target=sources)
+        inputs = [
+            (spanish if pair.source_language == "es" else english)["input_ids"][number]
+            for number, pair in enumerate(pairs)
+        ]
         targets = tokenizer(text_target=[target for _, target in texts])["input_ids"]
         weights = [pair.weight for pair in pairs]
         encoded.append([Tokens(*row) for row in zip(inputs, targets, weights, strict=True)])
@@ -268,12 +312,15 @@ class TranslatorTraining:
         inputs = lab_common.pad_batch([row.source for row in batch], device)
         labels = pad([row.target for row in batch], blank).to(device)  # (batch, target)
         starts = F.pad(labels[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
-        logits = model(**inputs, decoder_input_ids=starts).logits  # (batch, target, vocabulary)
+        with torch.autocast(device.type, torch.bfloat16):  # faster where the processor has it
+            logits = model(**inputs, decoder_input_ids=starts).logits  # (batch, target, vocabulary)
         loss = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=blank, label_smoothing=SMOOTHING
+            logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=blank,
+            label_smoothing=SMOOTHING,
         )
-        left = (self.steps - self.step) / COOL_DOWN
-        scale = min((self.step + 1) / WARM_UP, 1, left)
+        scale = min((self.step + 1) / WARM_UP, 1 - self.step / self.steps)
         for optimizer, rate in ((self.muon, MUON_RATE), (self.adam, ADAM_RATE)):
             optimizer.param_groups[0]["lr"] = scale * rate
             optimizer.zero_grad()
@@ -329,7 +376,9 @@ def endless(pairs: list[tuple[Tokens, Tokens]], step: int) -> Iterator[list[Toke
         step, epoch = max(0, step - len(batches)), epoch + 1
 
 
-def make_bundled_translator(folder: Path, steps: int, device: torch.device) -> None:
+def make_bundled_translator(
+    folder: Path, start: Path | None, steps: int, device: torch.device
+) -> None:
     """Train the translator, save it in float16, and print its scores."""
     training_pairs, held_out = split_pairs(read_pairs(folder))
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in held_out.items())
@@ -338,10 +387,10 @@ def make_bundled_translator(folder: Path, steps: int, device: torch.device) -> N
     if (work / "vocab.json").exists():
         tokenizer = common.load(AutoTokenizer, work)
     else:
-        tokenizer = make_tokenizer(training_pairs, work)
+        tokenizer = make_tokenizer(training_pairs, start, work)
         tokenizer.save_pretrained(work)
     common.seed_everything(0)
-    training = TranslatorTraining(make_translator(tokenizer).to(device), steps)
+    training = TranslatorTraining(make_translator(tokenizer, start).to(device), steps)
     if (work / "state.pt").exists():
         training.load(work / "state.pt")
     pairs = encode_pairs(tokenizer, training_pairs)
@@ -377,9 +426,9 @@ def make_bundled_translator(folder: Path, steps: int, device: torch.device) -> N
 # The reader
 
 EVERY_TENTH = slice(None, None, 10)  # of the articles in alphabetical order is held out
-RANK = 32  # of the matrices that are added to the encoder's
+RANK = 24  # of the matrices that are added to the encoder's
 WINDOW = 320  # tokens of a question with its context; longer contexts are cut
-EPOCHS, QUESTIONS = 4, 16  # passes over the questions, questions in a batch
+EPOCHS, QUESTIONS = 2, 16  # passes over the questions, questions in a batch
 READER_RATE = 1e-3
 
 
@@ -415,14 +464,15 @@ def read_questions(folder: Path) -> tuple[list[dict], list[dict]]:
 
 
 def encode_questions(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[Question]:
-    """Return the questions whose first answer lies within the window."""
+    """Return the questions whose shortest answer lies within the window."""
     questions = []
     for row in rows:
         encoding = tokenizer(
             row["question"], row["context"], truncation="only_second", max_length=WINDOW
         )
-        start = row["context"].index(row["answers"][0])
-        end = start + len(row["answers"][0]) - 1
+        answer = min(row["answers"], key=len)  # several people answered; all of them are right
+        start = row["context"].index(answer)
+        end = start + len(answer) - 1
         first, last = (
             encoding.char_to_token(position, sequence_index=1) for position in (start, end)
         )
@@ -458,12 +508,13 @@ def train_reader(model: BertForQuestionAnswering, questions: list[Question]) -> 
         model.train()
         for number in tqdm(random.permutation(batches_per_epoch)):
             batch = rows[number * QUESTIONS : (number + 1) * QUESTIONS]
-            loss = model(
-                **lab_common.pad_batch([row.tokens for row in batch], model.device),
-                token_type_ids=pad([row.types for row in batch], 0).to(model.device),
-                start_positions=torch.tensor([row.first for row in batch], device=model.device),
-                end_positions=torch.tensor([row.last for row in batch], device=model.device),
-            ).loss
+            with torch.autocast(model.device.type, torch.bfloat16):
+                loss = model(
+                    **lab_common.pad_batch([row.tokens for row in batch], model.device),
+                    token_type_ids=pad([row.types for row in batch], 0).to(model.device),
+                    start_positions=torch.tensor([row.first for row in batch], device=model.device),
+                    end_positions=torch.tensor([row.last for row in batch], device=model.device),
+                ).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -512,12 +563,13 @@ def main() -> None:
     )
     parser.add_argument("model", choices=("translator", "reader"))
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--start", type=Path, metavar="FOLDER")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     device = common.select_device(arguments.device)
     if arguments.model == "translator":
-        make_bundled_translator(arguments.data, arguments.steps, device)
+        make_bundled_translator(arguments.data, arguments.start, arguments.steps, device)
     else:
         make_bundled_reader(arguments.data, device)
 

@@ -23,28 +23,6 @@ from string import punctuation
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import numpy as np
-import pandas as pd
-import pytest
-import regex
-import torch
-import torchmetrics.functional.text as text_metrics
-from conftest import CPU, EXPECTED, ROOT, ModelAndTokenizer, load_pair
-from nltk import bigrams
-from nltk.lm import WittenBellInterpolated
-from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
-from nltk.util import everygrams
-from scipy.stats import entropy, zscore
-from sklearn.metrics import accuracy_score, mean_squared_error, r2_score
-from sklearn.metrics.pairwise import cosine_similarity
-from tokenizers.pre_tokenizers import ByteLevel
-from torchmetrics.functional import classification, retrieval
-from transformers import (
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
-
 import bundled
 import common
 import dante_gpt
@@ -66,6 +44,28 @@ import task10
 import task11
 import task12
 import task13
+
+import numpy as np
+import pandas as pd
+import pytest
+import regex
+import torch
+import torchmetrics.functional.text as text_metrics
+from conftest import CPU, EXPECTED, ROOT, ModelAndTokenizer, load_pair
+from nltk import bigrams
+from nltk.lm import WittenBellInterpolated
+from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
+from nltk.util import everygrams
+from scipy.stats import entropy, zscore
+from sklearn.metrics import accuracy_score, mean_squared_error, r2_score
+from sklearn.metrics.pairwise import cosine_similarity
+from tokenizers.pre_tokenizers import ByteLevel
+from torchmetrics.functional import classification, retrieval
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 RECORDED = json.loads((EXPECTED / "pipelines.json").read_text("utf-8"))
 
@@ -323,7 +323,7 @@ def class_probabilities(models: Models) -> Values:
     expected = []
     for text in task09.INPUT_TEXT:  # one by one, so without padding
         with torch.inference_mode():
-            inputs = tokenizer(text, truncation=True, max_length=20, return_tensors="pt")
+            inputs = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
             weights = [math.exp(logit) for logit in model(**inputs).logits[0].tolist()]
         expected += [weight / sum(weights) for weight in weights]
     return list(chain(*found)), expected
@@ -503,7 +503,7 @@ def squad_by_hand(_: Models) -> Values:
 
 # The Inferno
 
-VERSES = lab_common.clean_text(lab_common.VERSES.read_bytes())[:1500]
+VERSES = lab_common.clean_text(lab_common.VERSES.read_text(encoding="utf-8"))[:1500]
 
 
 def ngrams_by_nltk(_: Models) -> Values:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import random
 import subprocess
@@ -13,14 +15,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import common
+
 import evaluate
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import NOBODY, ROOT, Server
-
-import common
 
 # --- Running a script -------------------------------------------------------------------------
 
@@ -56,6 +59,38 @@ def test_a_bug_keeps_its_traceback_and_other_codes_are_those_of_main() -> None:
     assert [common.run(lambda: 0), common.run(lambda: 3)] == [0, 3]
 
 
+def test_inherited_settings_do_not_reach_the_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def main() -> int:
+        print("Здравей", file=sys.stderr)
+        assert not {"RANK", "WORLD_SIZE"} & set(os.environ)
+        assert not matplotlib.rcParams["text.parse_math"]
+        return 0
+
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):  # of a launcher of training
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(matplotlib.rcParams, "text.parse_math", True)
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(output, encoding="cp1252"))
+    assert common.run(main) == 0
+    sys.stderr.flush()
+    assert output.getvalue().decode("ascii").startswith("\\u0417")
+
+
+def test_closed_streams_are_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert common.run(lambda: common.note("unseen") or 0) == 0
+    assert capsys.readouterr().out == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert common.run(lambda: 0) == 1
+    assert "standard output is closed, so no result can be printed" in capsys.readouterr().err
+
+
 def test_shared_options_and_model_options_are_parsed() -> None:
     parser = common.argument_parser("", *common.OPTIONS, some_model="a/b")
     defaults = {"seed": 0, "device": "auto", "quick": False, "data": None, "text": None}
@@ -86,6 +121,14 @@ def test_a_number_out_of_range_is_a_usage_error(
         parser.parse_args([option])
     assert end.value.code == 2
     assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "0.01", "0.7", "100"])
+def test_temperature_is_zero_or_does_not_overflow(value: str) -> None:
+    assert common.temperature(value) == float(value)
+    for wrong in ("1e-38", "-1", "101", "nan"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{wrong} is not in the range 0.01"):
+            common.temperature(wrong)
 
 
 def test_a_seed_determines_the_numbers_of_all_three_generators() -> None:
@@ -278,6 +321,19 @@ def test_without_a_network_both_splits_are_synthetic_and_a_note_says_so(
         )
 
 
+@pytest.mark.parametrize(("name", "value", "problem"), [
+    ("REQUESTS_CA_BUNDLE", "/no/where.pem", r"no answer from .* \(Could not find a .* /no/where"),
+    ("HTTP_PROXY", "http://[::1", "no answer from"),
+])  # fmt: skip
+def test_wrong_setting_of_the_network_is_one_line(
+    name: str, value: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    url = "https://127.0.0.1:9" if "CA" in name else NOBODY
+    with pytest.raises(common.ScriptError, match=problem):
+        common.check_server(url)
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -285,11 +341,22 @@ def test_without_a_network_both_splits_are_synthetic_and_a_note_says_so(
         lambda text: text.replace("\n", "\r\n"),
         lambda text: "\ufeff" + text,
         lambda text: text.removesuffix("\n"),
+        lambda text: text + "\n  \n",
+        lambda text: text + "\x1a",
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace(",", "\t"),
+        lambda text: text.replace(",", " ,", 1),
+        lambda text: text.encode("utf-16"),
     ],
-    ids=["LF", "CRLF", "byte-order mark", "no final line break"],
+    ids=[
+        *("LF", "CRLF", "byte-order mark", "no final line break", "blank lines at the end"),
+        *("Ctrl-Z", "semicolons", "tabs", "a space in the header", "UTF-16"),
+    ],
 )
-def test_a_valid_file_is_loaded(edit: Callable[[str], str], tmp_path: Path) -> None:
-    (tmp_path / "electricity_train.csv").write_bytes(edit(rows()).encode())
+def test_a_valid_file_is_loaded(edit: Callable[[str], str | bytes], tmp_path: Path) -> None:
+    content = edit(rows())
+    content = content.encode() if isinstance(content, str) else content
+    (tmp_path / "electricity_train.csv").write_bytes(content)
     frame = common.load_electricity("train", tmp_path)
     assert list(frame.columns) == ["timestamp", "consumption"]
     assert len(frame) == 200
@@ -305,7 +372,9 @@ BAD_FILES = [
     (rows(96), "96 rows; at least 97 are needed"),
     (rows(row5=f"{TIME},1,2"), "not a CSV file (Error tokenizing data"),
     (f"{HEADER}a,b,c\na,b,c\n", "not a CSV file (row 2 has more cells than the header)"),
-    (b"\x80\x04\x95\xff\xfe", "not a CSV file ('utf-8' codec can't decode"),
+    (b"\x80\x04\x95\xff\xfe", "not a text file in UTF-8 or Windows-1252"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; run `git lfs pull`"),
+    ("timestamp,timestamp\n", "row 1: two columns have the same name"),
     ("<html><body>404</body></html>\n", "row 1: the columns are '<html><body>404"),
     ("timestamp\nx\n", "row 1: the columns are 'timestamp', not 'timestamp,consumption'"),
     ("consumption,timestamp\n", "row 1: the columns are 'consumption,timestamp', not"),

@@ -12,21 +12,21 @@ from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from conftest import CPU, ROOT, only_line
-from torch.nn import functional as F
-
 import common
 import dante_gpt
 import dante_verse
 import lab_common
 from dante_gpt import CHECKPOINT, GPT, HASH_ROWS, Config, Training
 
+import numpy as np
+import pytest
+import torch
+from conftest import CPU, ROOT, only_line
+from torch.nn import functional as F
+
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
 VERSES = lab_common.VERSES
-TEXT = lab_common.clean_text(VERSES.read_bytes())
+TEXT = lab_common.clean_text(VERSES.read_text(encoding="utf-8"))
 SIZE = len(set(TEXT))  # of the vocabulary
 TINY = Config(steps=40, batch_size=4, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1)
 OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(TINY).items()]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import pytest
-from conftest import EXPECTED
-
 import dante_gpt
 import dante_verse
 import lab_common
+
+import pytest
+from conftest import EXPECTED
 
 
 def test_ngram_loss_worked_out_by_hand() -> None:

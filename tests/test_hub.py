@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 import subprocess
@@ -22,6 +23,15 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import bundled
+import common
+import task04
+import task05
+import task07
+import task08
+import task09
+import task11
+
 import pytest
 import torch
 from checkpoints import COMMIT, fill_cache, put_in_cache
@@ -33,16 +43,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
 )
-
-import bundled
-import common
-import task04
-import task05
-import task07
-import task08
-import task11
 
 RECORDED = json.loads((EXPECTED / "pipelines.json").read_text(encoding="utf-8"))
 
@@ -161,6 +164,15 @@ def test_a_folder_takes_precedence_over_the_hub(
     assert common.find_model(task04.MODEL).is_relative_to(cache / "hub")
     monkeypatch.chdir(checkpoints)
     assert common.find_model(task04.MODEL).samefile(checkpoints / task04.MODEL)
+
+
+@pytest.mark.parametrize("endpoint", ["", "huggingface.co", "hf-mirror.com/"])
+def test_an_endpoint_that_is_no_url_is_named(
+    endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    with pytest.raises(common.ScriptError, match=f"HF_ENDPOINT is '{endpoint}'; it must be a URL"):
+        common.find_model("a/b")
 
 
 def test_offline_mode_is_named_in_the_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,6 +394,7 @@ def test_a_missing_or_changed_bundled_model_is_refused(
 Edit = Callable[[Path], object]
 SEQ2SEQ = "not a checkpoint for AutoModelForSeq2SeqLM"
 HEAD = ["T5ForSequenceClassification"]
+AWQ = {"quant_method": "awq", "bits": 4}  # needs a library that is not installed
 
 
 def remove(*names: str) -> Edit:
@@ -405,6 +418,12 @@ def pickle_a_program(folder: Path) -> None:
     torch.save({"weight": Path("/bin/sh")}, folder / "pytorch_model.bin")
 
 
+def fill_with_nan(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["decoder.final_layer_norm.weight"] *= math.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
 def remove_a_weight(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["decoder.final_layer_norm.weight"]
@@ -417,7 +436,6 @@ def remove_a_weight(folder: Path) -> None:
         (AutoModelForSeq2SeqLM, remove("config.json"), f"{SEQ2SEQ} ("),
         (AutoModelForSeq2SeqLM, remove("model.safetensors"), f"{SEQ2SEQ} ("),
         (AutoModelForSeq2SeqLM, lambda f: os.truncate(f / "model.safetensors", 99999), SEQ2SEQ),
-        (AutoModelForSeq2SeqLM, write("config.json", "{"), f"{SEQ2SEQ} ("),
         (AutoModelForSeq2SeqLM, configure(model_type="unknown"), f"{SEQ2SEQ} ("),
         (AutoModelForSeq2SeqLM, pickle_a_program, f"{SEQ2SEQ} ("),
         (AutoModelForSeq2SeqLM, remove_a_weight, f"{SEQ2SEQ}: it has no decoder.final_layer_norm"),
@@ -425,6 +443,8 @@ def remove_a_weight(folder: Path) -> None:
         (AutoModelForQuestionAnswering, remove(), "not a checkpoint for AutoModelForQuestionAns"),
         (AutoModelForCausalLM, remove(), "not a checkpoint for AutoModelForCausalLM ("),
         (AutoTokenizer, write("spiece.model", "damaged"), "not a checkpoint for AutoTokenizer ("),
+        (AutoModelForSeq2SeqLM, fill_with_nan, f"{SEQ2SEQ}: decoder.final_layer_norm.weight has "),
+        (AutoModelForSeq2SeqLM, configure(quantization_config=AWQ), f"{SEQ2SEQ} ("),
         (AutoTokenizer, write("tokenizer.json", "{}"), "not a checkpoint for AutoTokenizer ("),
         (AutoTokenizer, remove("spiece.model", "tokenizer_config.json"), "no tokenizer in this"),
     ],
@@ -442,6 +462,78 @@ def test_an_unsuitable_checkpoint_is_one_short_line(
     assert len(line) < len(str(folder)) + 250
 
 
+@pytest.mark.parametrize(("name", "content", "problem"), [
+    ("generation_config.json", '{"num_beams"', "damaged (Expecting ':' delimiter"),
+    ("config.json", "{", "damaged (Expecting property name"),
+    ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    ("spiece.model", "version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+])  # fmt: skip
+def test_a_damaged_file_of_a_checkpoint_is_named(
+    name: str, content: str, problem: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    folder = copytree(checkpoints / task04.MODEL, tmp_path / "edited")
+    write(name, content)(folder)
+    for auto_class in (AutoModelForSeq2SeqLM, AutoTokenizer):
+        with pytest.raises(common.ScriptError) as raised:
+            common.load(auto_class, folder)
+        assert str(raised.value).startswith(f"{folder / name}: {problem}")
+
+
+TEMPLATES = {
+    "raises": "{{ raise_exception('no system message') }}",
+    "does not parse": "{% for message in messages %}",
+    "renders nothing": "",
+    "calls nothing": "{{ messages[5].content.strip() }}",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_an_unsuitable_chat_template_is_one_line(
+    template: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = copytree(checkpoints / task05.MODEL, tmp_path / "edited")
+    for path in folder.glob("*.jinja"):
+        path.unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    write("tokenizer_config.json", json.dumps(settings | {"chat_template": template}))(folder)
+    monkeypatch.setattr(sys, "argv", ["task05.py"])
+    code = common.run(partial(task05.main, ["--model", str(folder)]))
+    assert code == 1
+    only_line(capsys.readouterr().err, f"task05.py: {folder}: this model failed (")
+
+
+HOSTILE = {
+    "max_new_tokens": 90,
+    "min_new_tokens": 60,
+    "min_p": 0.5,
+    "return_dict_in_generate": True,
+    "output_scores": True,
+    "stop_strings": ["a"],
+    "bad_words_ids": [],
+}
+
+
+@pytest.mark.parametrize("name", ["task04", "task06", "task11", "task12", "lab_generation"])
+def test_settings_of_a_checkpoint_do_not_change_the_output(
+    name: str,
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    module = importlib.import_module(name)
+    folder = copytree(checkpoints / module.MODEL, tmp_path / "edited")
+    before = load_pair(folder)[0].generation_config.to_diff_dict()
+    options = ["--quick"] if name == "lab_generation" else []
+    monkeypatch.setattr(module, "MAX_NEW_TOKENS", 20, raising=False)  # of lab_generation
+    outputs = []
+    for settings in ({}, HOSTILE):
+        write("generation_config.json", json.dumps(settings | before))(folder)
+        assert module.main(["--model", str(folder), *options]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+
 def test_code_in_a_checkpoint_is_not_executed(checkpoints: Path, tmp_path: Path) -> None:
     folder = copytree(checkpoints / task04.MODEL, tmp_path / "edited")
     marker = tmp_path / "executed"
@@ -449,6 +541,14 @@ def test_code_in_a_checkpoint_is_not_executed(checkpoints: Path, tmp_path: Path)
     configure(model_type="new", auto_map={"AutoConfig": "code.Config"})(folder)
     with pytest.raises(common.ScriptError, match="not a checkpoint for AutoModelForSeq2SeqLM"):
         common.load(AutoModelForSeq2SeqLM, folder)
+    folder = copytree(checkpoints / task09.MODEL, tmp_path / "head")
+    (folder / "code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Model: pass\n")
+    configure(auto_map={"AutoModelForSequenceClassification": "code.Model"})(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer = {"auto_map": {"AutoTokenizer": ["code.Model", None]}}
+    write("tokenizer_config.json", json.dumps(settings | tokenizer))(folder)
+    common.load(AutoTokenizer, folder)
+    task09.add_head(AutoModelForSequenceClassification, folder, task09.LABELS)
     assert not marker.exists()
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
-import pandas as pd
-import pytest
-
 import common
 import lab_classifier
 import task07
 from lab_classifier import SPLITS, encode_labels, fit_linear, fit_mlp
+
+import numpy as np
+import pandas as pd
+import pytest
 
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
 WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
@@ -39,13 +39,33 @@ def test_leaks_are_counted_and_removed(capsys: Capture) -> None:
 
 
 def test_labels_are_numbered_and_named() -> None:
-    numbers, names = encode_labels({"train": table("a,b,c,d", "3 1 2 0")}, "ag_news")
-    assert (numbers["train"].tolist(), names) == ([3, 1, 2, 0], [*lab_classifier.LABELS["ag_news"]])
+    four = lab_classifier.LABELS["ag_news"]
+    numbers, names = encode_labels({"train": table("a,b,c,d", "3 1 2 0")}, four)
+    assert (numbers["train"].tolist(), names) == ([3, 1, 2, 0], [*four])
     splits = {"train": table("a,b,c", "0 10 9")}  # of another data set
-    numbers, names = encode_labels(splits, "ag_news")
+    numbers, names = encode_labels(splits, four)
     assert (numbers["train"].tolist(), names) == ([0, 2, 1], ["0", "9", "10"])
     with pytest.raises(common.ScriptError, match="no training text has the label '7' of the test "):
-        encode_labels(splits | {"test": table("e", "7")}, "ag_news")
+        encode_labels(splits | {"test": table("e", "7")}, four)
+
+
+@pytest.mark.parametrize("texts", [["a a", "b a"], ["\N{GRINNING FACE} \N{CAT}", "\N{CAT}"]])
+def test_texts_without_words_have_features(texts: list[str]) -> None:
+    features = lab_classifier.word_features(dict.fromkeys(SPLITS, texts))["test"]
+    assert features.shape[0] == 2
+    assert abs(features[0] - features[1]).sum() > 0
+
+
+def test_all_labels_are_drawn_with_about_their_frequencies() -> None:
+    rows = table(",".join(map(str, range(1000))), "a " * 700 + "b " * 295 + "c d e f g")
+    for seed in range(20):
+        drawn = lab_classifier.draw(rows, 100, seed)
+        counts = drawn["label"].value_counts()
+        assert drawn.index.is_monotonic_increasing
+        assert len(drawn) == 100
+        assert set(counts.index) == set("abcdefg")
+        assert (counts["a"], counts["b"]) == (pytest.approx(67, abs=2), pytest.approx(28, abs=2))
+    assert len(lab_classifier.draw(rows, 3, 0)) == 7
 
 
 def test_one_csv_file_is_split(tmp_path: Path) -> None:

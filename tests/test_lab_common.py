@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import common
+import lab_common
+import task07
+import task11
+from lab_common import all_layers_pooling, cls_pooling, mean_pooling
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,12 +23,6 @@ from checkpoints import COMMIT
 from conftest import Server, load_pair, only_line
 from huggingface_hub import constants, snapshot_download
 from transformers import AutoModel
-
-import common
-import lab_common
-import task07
-import task11
-from lab_common import all_layers_pooling, cls_pooling, mean_pooling
 
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
 POEM = 'Nel mezzo del cammin\n  <<verso & verso>>, "detto",\n\nCanto II\n\na riveder le stelle.'
@@ -44,20 +44,54 @@ TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(40)]
 
 
 @pytest.mark.parametrize("raw", FORMS.values(), ids=FORMS)
-def test_every_form_of_the_etext_gives_the_poem(raw: bytes) -> None:
-    assert lab_common.clean_text(raw) == POEM
+def test_every_form_of_the_etext_gives_the_poem(
+    raw: bytes, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    digest = hashlib.sha256(POEM.encode()).hexdigest()
+    monkeypatch.setattr(lab_common, "INFERNO_SHA256", digest)
+    (tmp_path / "etext").write_bytes(raw)
+    assert lab_common.load_inferno(tmp_path / "etext") == POEM
 
 
-def test_other_text_is_used_with_a_note(tmp_path: Path, capsys: Capture) -> None:
-    path, text = tmp_path / "song.txt", "Nel mezzo del cammin: perché “più”,\n\n  così & <verso>"
-    for encoding in ("utf-8", "cp1252"):
-        path.write_bytes((text + "\n").encode(encoding))
-        assert lab_common.load_inferno(path) == text
-        assert only_line(capsys.readouterr().err, f"{path}: not the edition of the Inferno that ")
-    for content, problem in ((b"<pre> \r\n</pre>", "the file is empty"), (b"\xff\xfea\0", "not a")):
-        path.write_bytes(content)
-        with pytest.raises(common.ScriptError, match=f"song.txt: {problem}"):
-            lab_common.load_inferno(path)
+OTHER_TEXTS = {
+    "another edition": ETEXT.strip("\n"),
+    "first and last words": f"Part one\n{POEM}\nPart two\n{POEM}\nPart three",
+    "a quotation of HTML": "A page starts with\n<html><pre>\nand ends with </pre>.",
+    "non-breaking spaces": "10\xa0km",
+}
+
+
+@pytest.mark.parametrize("text", OTHER_TEXTS.values(), ids=OTHER_TEXTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+def test_other_text_is_used_whole_with_a_note(
+    text: str, encoding: str, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "song.txt"
+    path.write_bytes((text + "\n").encode(encoding) + b"\x1a" * (encoding == "cp1252"))
+    assert lab_common.load_inferno(path) == text
+    assert f"{path}: not the edition of the Inferno that " in capsys.readouterr().err
+
+
+def test_note_says_how_much_of_a_file_is_the_inferno(
+    tmp_path: Path, capsys: Capture, monkeypatch: Patch
+) -> None:
+    digest = hashlib.sha256(POEM.encode()).hexdigest()
+    monkeypatch.setattr(lab_common, "INFERNO_SHA256", digest)
+    path = tmp_path / "comedy.txt"
+    path.write_text(f"{POEM}\n\nPURGATORIO\n{'o' * 100}", encoding="utf-8")
+    assert lab_common.load_inferno(path) == POEM
+    only_line(capsys.readouterr().err, f"only the Inferno is used, {len(POEM)} of")
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    (b"<pre> \r\n</pre>", "the file is empty"),
+    (b"\x81\x00\x81", "not a text file"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+])  # fmt: skip
+def test_file_without_text_is_named(content: bytes, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "song.txt").write_bytes(content)
+    with pytest.raises(common.ScriptError, match=f"song.txt: {problem}"):
+        lab_common.load_inferno(tmp_path / "song.txt")
 
 
 @pytest.fixture
@@ -83,7 +117,7 @@ def test_sources_are_tried_in_order_and_the_embedded_verses_last(
     archive.files, archive.behaviour = {"page": page.encode(), "copy": copy.encode()}, behaviour
     path, requests = lab_common.find_inferno(), ["/page"] if copy == "" else ["/page", "/copy"]
     if reason is None:
-        assert lab_common.clean_text(path.read_bytes()) == POEM
+        assert lab_common.clean_text(common.read_text(path)) == POEM
         assert lab_common.find_inferno() == path  # without a second download
     else:
         assert path == lab_common.VERSES
@@ -122,8 +156,8 @@ def test_data_set_is_downloaded_once(cache: Path, server: Server, monkeypatch: P
 
 def test_json_lines_are_read_or_the_wrong_line_is_named(tmp_path: Path) -> None:
     path, row = tmp_path / "rows.jsonl", '{"a": 1, "b": "x\u2028y"}'
-    path.write_text(f"\ufeff{row}\n", encoding="utf-8")
-    assert lab_common.read_jsonl(path, a=int, b=str) == [{"a": 1, "b": "x\u2028y"}]
+    path.write_text(f"\ufeff{row}\n\n", encoding="utf-8")
+    assert lab_common.read_jsonl(path, a=int, b=str) == {1: {"a": 1, "b": "x\u2028y"}}
     path.write_text(f'{row}\n{{"a": true}}', encoding="utf-8")
     with pytest.raises(common.ScriptError, match=r"rows.jsonl: line 2: 'a' must be an integer"):
         lab_common.read_jsonl(path, a=int)

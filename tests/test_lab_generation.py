@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from statistics import mean
 
-import pytest
-import torch
-from conftest import load_pair
-
 import common
 import lab_generation
 from lab_generation import MODEL, PROMPT, SETTINGS, distinct_2, longest_repeat, measure
+
+import pytest
+import torch
+from conftest import load_pair
 
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-
 import common
 import lab_multiple_choice
 import task07
 from lab_multiple_choice import Question, accuracy, is_right, per_question
+
+import numpy as np
+import pytest
+import torch
 
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
 WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
@@ -52,13 +51,25 @@ def test_shuffling_moves_the_right_choice_everywhere() -> None:
 
 
 def test_rows_of_the_data_sets_on_the_hub_are_read() -> None:
-    choices = {"text": np.array(["x", "y"]), "label": np.array(["A", "B"])}
-    for key in ("question_stem", "question"):  # of OpenBookQA, of CommonsenseQA
-        row = pd.Series({"id": "1", key: "Q", "choices": choices, "answerKey": "B"})
-        assert lab_multiple_choice.from_hub(row) == Question("Q", ["x", "y"], 1)
     swag = {"sent1": "He runs.", "sent2": "She", "label": 3, "ending0": "a", "ending1": "b"}
-    found = lab_multiple_choice.from_hub(pd.Series(swag | {"ending2": "c", "ending3": "d"}))
+    found = lab_multiple_choice.from_swag(swag | {"ending2": "c", "ending3": "d"})
     assert found == Question("He runs. She", ["a", "b", "c", "d"], 3)
+
+
+COLUMNS = {"text": np.array(["x", "y"]), "label": np.array(["A", "B"])}
+LABELLED = [{"label": "1", "text": "x"}, {"label": "2", "text": "y"}]
+
+
+@pytest.mark.parametrize("row", [
+    {"question": "Q", "choices": ["x", "y"], "answer": 1},
+    {"question": "Q", "choices": ["x", "y"], "answer": "B"},
+    {"question_stem": "Q", "choices": COLUMNS, "answerKey": "B"},  # OpenBookQA on the Hub
+    {"question": "Q", "choices": COLUMNS, "answerKey": "B"},  # CommonsenseQA and ARC on the Hub
+    {"question": {"stem": "Q", "choices": LABELLED}, "answerKey": "2"},  # ARC's own files
+    {"article": "", "question": "Q", "options": ["x", "y"], "answer": "B"},  # RACE
+])  # fmt: skip
+def test_questions_are_read_in_the_forms_of_public_data_sets(row: dict) -> None:
+    assert lab_multiple_choice.parse_question(row) == Question("Q", ["x", "y"], 1)
 
 
 def test_the_ranker_learns_the_features_of_right_choices() -> None:
@@ -174,8 +185,14 @@ def test_mcnemar_compares_the_questions_that_one_ranker_alone_answers() -> None:
 
 
 @pytest.mark.parametrize(("row", "problem"), [
-    ({"choices": ["a", 2], "answer": 0}, "choices must be a list of two or more strings"),
-    ({"choices": ["a", "b"], "answer": 2}, "answer is 2; it must be from 0 to 1"),
+    ({"choices": ["a", 2], "answer": 0}, "a question or a choice is not a string"),
+    ({"choices": ["a"], "answer": 0}, "choices has fewer than two items"),
+    ({"choices": ["a", "b"], "answer": 2}, "answer is 2; it must be one of 0, 1"),
+    ({"choices": ["a", "b"], "answer": "C"}, "answer is 'C'; it must be one of A, B"),
+    ({"choices": [], "answer": 0}, "list index out of range"),
+    ({"choices": 3, "answer": 0}, "object of type 'int' has no len"),
+    ({"choices": ["a", "b"]}, "no 'answer'"),
+    ({"choices": ["a", "b"], "answer": True}, "a question or a choice is not a string"),
 ])  # fmt: skip
 def test_wrong_question_is_named(tmp_path: Path, row: dict, problem: str) -> None:
     rows = [make_questions(0)[0], {"question": "?"} | row]

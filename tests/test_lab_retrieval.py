@@ -7,22 +7,23 @@ import re
 from pathlib import Path
 from unittest.mock import Mock
 
-import numpy as np
-import pytest
-import torch
-from conftest import ModelAndTokenizer, load_pair
-from torch.nn import functional as F
-from transformers import AutoModel
-
 import common
 import lab_common
 import lab_retrieval
 import task07
 from lab_retrieval import POOLINGS, Collection, Qrels, mean_ndcg, print_table
 
+import numpy as np
+import pytest
+import torch
+from conftest import ModelAndTokenizer, load_pair, only_line
+from torch.nn import functional as F
+from transformers import AutoModel
+
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
 WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
 ENCODER = task07.EXTRACTIVE_MODEL
+SOME = '{"_id": "c1", "text": "a"}'
 HEADER = "query-id\tcorpus-id\tscore\n"
 
 
@@ -99,7 +100,7 @@ def test_training_brings_claims_closer_to_their_documents(
 ) -> None:
     pair = load_pair(checkpoints / ENCODER, AutoModel)
     monkeypatch.setattr(lab_retrieval, "RATE", 1e-3)
-    collection = lab_retrieval.read_collection(data, quick=False)
+    collection = lab_retrieval.read_collection("", data, quick=False)
     train, features = collection.qrels["train"], document_features(pair, collection)
     before = cosines(pair, collection)
     common.seed_everything(0)
@@ -153,8 +154,31 @@ def test_a_run_prints_rankings_with_settings_chosen_on_training_claims(
     assert (len(lines), lines[place + 1]) == (2 * lab_retrieval.SHOWN, f"   1.000  {query}.")
 
 
+def test_documents_without_words_score_zero() -> None:
+    documents = lab_retrieval.split_words(["a b", "\N{CAT}", "the"])
+    assert not lab_retrieval.bm25(documents, ["a cat"], 1.2, 0.75).any()
+
+
+def test_a_collection_is_read_as_its_own_loader_reads_it(data: Path, capsys: Capture) -> None:
+    expected = lab_retrieval.read_collection("", data, quick=False)
+    rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["title"]
+    (data / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    path = data / "qrels" / "test.tsv"
+    lines = path.read_text().replace("\t1\n", "\t1.0\n")
+    path.write_text(f"{lines}c1\td99\t1\nc99\td1\t1\nc1\td0\t-1\n\n")
+    found = lab_retrieval.read_collection("", data, quick=False)
+    assert found.documents() == expected.abstracts
+    assert np.array_equal(found.qrels["test"].relevance, expected.qrels["test"].relevance)
+    only_line(capsys.readouterr().err, "2 judgements of unknown claims or documents are skipped")
+
+
 @pytest.mark.parametrize(("name", "content", "problem"), [
-    ("qrels/test.tsv", f"{HEADER}c1\td99\t1\n", "row 2: the corpus has no 'd99'"),
+    ("qrels/test.tsv", f"{HEADER}c1\td99\t1\n", "no document is relevant to any claim"),
+    ("qrels/test.tsv", f"{HEADER}c1\td1\t1\nc1\td1\t2\n", "row 3: claim 'c1' and document 'd1'"),
+    ("corpus.jsonl", f"{SOME}\n\n{SOME}", "line 3: the id 'c1' is also in line 1"),
+    ("queries.jsonl", f"{SOME}\n{SOME}", "line 2: the id 'c1' is also in line 1"),
     ("qrels/train.tsv", f"{HEADER}c1\td1\t0.5\n", "row 2: score '0.5' is not an integer"),
     ("qrels/train.tsv", f"{HEADER}c1\td1\t0\n", "no document is relevant to any claim"),
 ])  # fmt: skip

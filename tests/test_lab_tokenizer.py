@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import common
+import lab_tokenizer
+
 import pytest
 from conftest import EXPECTED, SHARED
 from transformers import GPT2Tokenizer
-
-import common
-import lab_tokenizer
 
 
 def test_run_prints_the_recorded_output(inferno: Path, capsys: pytest.CaptureFixture) -> None:

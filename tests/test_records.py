@@ -11,10 +11,10 @@ import shlex
 import sys
 from pathlib import Path
 
+import common
+
 import pytest
 from conftest import EXPECTED, ROOT
-
-import common
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MEASURED = json.loads((EXPECTED / "measured.json").read_text())

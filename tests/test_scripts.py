@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import pytest
-from conftest import ROOT, RunScript
-
 import common
 import task02
 import task05
 import task09
+
+import pytest
+from conftest import ROOT, RunScript
 
 HELPERS = {"lab_common", "dante_verse", "bundled"}  # they have no command line
 SCRIPTS = sorted({path.stem for path in ROOT.glob("*.py")} - HELPERS)
@@ -117,7 +117,9 @@ sys.path.insert(0, {str(ROOT)!r})
 import {", ".join([*SCRIPTS, *HELPERS])}
 """
     command = [sys.executable, "-B", "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    notebook = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "env": notebook}
+    done = subprocess.run(command, check=True, **options)
     assert done.stdout == done.stderr == ""
 
 
@@ -294,7 +296,7 @@ DAMAGE = {
     "a folder": replace_by_folder,
     "cut off": cut_off,
     "a nonsense row": insert_row,
-    "UTF-16": lambda path: path.write_bytes(path.read_text().encode("utf-16")),
+    "UTF-32": lambda path: path.write_bytes(path.read_text().encode("utf-32")),
     "HTML": lambda path: path.write_bytes(b"<!DOCTYPE html>\n<html><body>404</body></html>\n"),
 }
 

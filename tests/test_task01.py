@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import common
+import task01
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,9 +12,6 @@ from conftest import EXPECTED
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
-import common
-import task01
 
 
 @given(st.data(), st.sampled_from(["float32", "int64"]), st.integers(2, 60))

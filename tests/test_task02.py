@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 from unittest.mock import patch
 
+import common
+import task02
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,9 +16,6 @@ import torch
 from conftest import EXPECTED
 from scipy.special import expit as sigmoid
 from torch import nn
-
-import common
-import task02
 
 FRAME = pd.DataFrame({"value": np.sin(np.arange(300) / 5).astype("float32")})
 WAVES = common.sequence_dataset(*common.create_sequences(FRAME, 24))  # 8 * 32 + 20 windows

@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 from unittest.mock import patch
 
+import common
+import task03
+from task03 import Experiment, Forecaster, Samples
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import CPU
-
-import common
-import task03
-from task03 import Experiment, Forecaster, Samples
 
 FRAME = common.synthetic_electricity("train")[-4000:].astype({"consumption": "float32"})
 SAMPLES = task03.make_samples(FRAME)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from unittest.mock import patch
 
-from conftest import EXPECTED, load_pair
-
 import task04
+
+from conftest import EXPECTED, load_pair
 
 
 def test_settings_are_the_checkpoints_but_for_the_limit(checkpoints: Path) -> None:

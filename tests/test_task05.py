@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from unittest.mock import patch
 
+import task05
+
 import pytest
 from conftest import load_pair
 from transformers import GenerationConfig
-
-import task05
 
 
 def test_prompt_has_review_and_rules_and_a_chat_without_thinking(checkpoints: Path) -> None:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from unittest.mock import patch
 
-from conftest import EXPECTED, load_pair
-
 import task06
+
+from conftest import EXPECTED, load_pair
 
 
 @patch.object(task06, "MAX_LENGTH", 20)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-import torch
-from conftest import EXPECTED, load_pair
-from transformers import AutoModelForQuestionAnswering
-
 import common
 import task04
 import task05
 import task07
+
+import pytest
+import torch
+from conftest import EXPECTED, load_pair
+from transformers import AutoModelForQuestionAnswering
 
 
 def test_extracted_answer_is_the_best_of_all_spans(checkpoints: Path) -> None:
@@ -42,8 +42,13 @@ def test_extracted_answer_is_the_best_of_all_spans(checkpoints: Path) -> None:
 def test_generated_answer_of_a_decoder_does_not_repeat_the_prompt(checkpoints: Path) -> None:
     model, tokenizer = load_pair(checkpoints / task05.MODEL)
     prompt = task07.PROMPT.format(context="It is red.", question="What?")
+    message = [{"role": "user", "content": prompt}]
+    prompt = tokenizer.apply_chat_template(
+        message, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     with torch.inference_mode():
-        logits = model(**tokenizer(prompt, return_tensors="pt")).logits
+        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        logits = model(**inputs).logits
     first_word = tokenizer.decode(logits[0, -1].argmax()).strip()
     answer = task07.generate_answer(model, tokenizer, "What?", "It is red.")
     assert answer.startswith(first_word)

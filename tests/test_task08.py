@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
-import pytest
-from conftest import EXPECTED
-from transformers import AutoTokenizer
-
 import bundled
 import common
 import task08
+
+import pytest
+from conftest import EXPECTED
+from transformers import AutoTokenizer
 
 
 def test_output_equals_the_statement(capsys: pytest.CaptureFixture) -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 from shutil import copytree
 from unittest.mock import patch
 
+import common
+import task08
+import task09
+
 import pytest
 import torch
 from conftest import EXPECTED, ModelAndTokenizer, load_pair
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-import common
-import task08
-import task09
 
 
 @pytest.fixture

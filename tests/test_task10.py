@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from unittest.mock import patch
 
+import task10
+import task11
+
 import pytest
 import torch
 from conftest import load_pair
-
-import task10
-import task11
 
 
 def test_prompt_has_one_solved_example_for_each_label_before_the_text() -> None:

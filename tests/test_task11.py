@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import common
+import task11
+
 import pytest
 import torch
 from conftest import load_pair
 from transformers import GenerationConfig
-
-import common
-import task11
 
 
 def test_prompt_is_completed_greedily_to_20_tokens_in_all(checkpoints: Path) -> None:

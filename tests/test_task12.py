@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from unittest.mock import patch
 
-import pytest
-
 import task12
+
+import pytest
 
 TRANSLATIONS = ["Hey, how are you?", "I'm great, thanks."]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
-import nltk
-import pytest
-from conftest import EXPECTED, NOBODY, only_line
-
 import common
 import task12
 import task13
+
+import nltk
+import pytest
+from conftest import EXPECTED, NOBODY, only_line
 
 METRICS = {  # function, key of its result, best value
     "bleu": (task12.bleu, "bleu", 1),
