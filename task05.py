@@ -1,12 +1,14 @@
 """Task 05: let a language model reply to a guest's review of the Riverview Hotel.
 
-The prompt guides the reply. It gives the model a role and the length of the reply, and says what to
-thank for, what to apologise for, and what never to invent. A model trained for conversations gets
-the prompt as a user's message in its chat template, with its thinking mode switched off. Any other
-model gets it as plain text.
+The prompt guides the reply. It begins with rules: what to thank for, what to apologise for, and
+what never to invent. Seven solved examples follow, all with the same structure. A language model
+continues a text in the way it has begun, so it fills this structure with the content of the new
+review. Large models follow the rules alone. Small ones need the examples: without them the bundled
+model repeats itself, or writes as if it were the guest.
 
     python task05.py
     python task05.py --temperature 0.7 --seed 1        sample the reply; each seed gives another
+    python task05.py --model bundled                   a small model, without a network
     python task05.py --model DIR                       another decoder
 
 About a minute after a download of 1.5 GB. Without --temperature the reply is always the same.
@@ -34,38 +36,76 @@ REVIEW = (
     "amenities were top-notch. The only hiccup was a slight delay in room service, but that didn't "
     "overshadow the fantastic experience I had."
 )
-PROMPT = """\
+RULES = """\
 You answer the reviews of guests for the reception of the Riverview Hotel.
-Write a reply of three to five sentences to the review below, in warm and polite English.
-Thank the guest for the review and for everything that it praises.
+Thank the guest for everything that the review praises.
 Apologise once, without excuses, for everything that it complains about.
-Never invent anything: no names, no reasons, no discounts, no promises, nothing about the stay \
-that the review does not say.
-Write nothing but the reply, without a subject and without a signature.
+Never invent anything that the review does not say.
+"""
+REPLY = (
+    "Thank you for your kind review of the Riverview Hotel. We are delighted that you enjoyed "
+    "{praise}.{apology} We hope to welcome you again soon."
+)
+EXAMPLES = (  # a review, what it praises, and what it complains about
+    (
+        "Everything was perfect. The garden is a dream and the cook is an artist!",
+        "the garden and the cooking",
+        "",  # without a complaint there is no apology
+    ),
+    (
+        "The pool was marvellous and the cocktails were delicious. It took half an hour to get our "
+        "key.",
+        "the pool and the cocktails",
+        "the long wait for your key",
+    ),
+    (
+        "What a holiday! The sauna was great and the singer had a lovely voice.",
+        "the sauna and the singer",
+        "",
+    ),
+    (
+        "The porter helped us to find a taxi at five in the morning. The curtains in our room were "
+        "torn.",
+        "the help of the porter",
+        "the torn curtains in your room",
+    ),
+    (
+        "The suite was huge and we slept very well. Our window did not close, so it was cold.",
+        "the huge suite and a good sleep",
+        "the window that did not close",
+    ),
+    (
+        "A charming little garden with old trees. Sadly the corridors are dark and we could not "
+        "find our door.",
+        "the charming garden with old trees",
+        "the dark corridors",
+    ),
+    (
+        "The guide showed us the best beaches. The heating did not work in the dining room.",
+        "the help of the guide",
+        "the heating that did not work in the dining room",
+    ),
+)
 
-Review: {review}
 
-Reply:"""
+def build_prompt(review: str) -> str:
+    """Return the rules, the solved examples, and the review that is to be answered."""
+    parts = [RULES]
+    for example, praise, complaint in EXAMPLES:
+        apology = f" We apologise for {complaint}." if complaint else ""
+        answer = REPLY.format(praise=praise, apology=apology)
+        parts.append(f"Review: {example}\nReply: {answer}\n")
+    return "\n".join([*parts, f"Review: {review}\nReply:"])
 
 
 def reply(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, review: str, temperature: float
 ) -> str:
     """Return the model's reply to a review; at temperature 0 it is decoded greedily."""
-    prompt = PROMPT.format(review=review)
-    is_chat = tokenizer.chat_template is not None
-    if is_chat:
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            tokenize=False,
-            add_generation_prompt=True,  # ends where the model's answer begins
-            enable_thinking=False,  # Qwen3 would otherwise write its reasoning first
-        )
     inputs = tokenizer(
-        prompt,
+        build_prompt(review),
         return_tensors="pt",
         return_token_type_ids=False,  # decoders do not take them
-        add_special_tokens=not is_chat,  # the template contains them already
     ).to(model.device)
     prompt_length = inputs["input_ids"].shape[1]
     common.check_context(model, prompt_length + MAX_NEW_TOKENS)
@@ -76,6 +116,8 @@ def reply(
         max_new_tokens=MAX_NEW_TOKENS,  # a limit for models that do not stop by themselves
         do_sample=temperature > 0,  # sample each token, or take the most likely one,
         num_beams=1,  # in a single continuation
+        stop_strings=["\n"],  # the reply is one line; another review would follow
+        tokenizer=tokenizer,  # needed to find these strings
         **sampling,  # from the whole vocabulary, not from the 50 most likely tokens
     )
     return tokenizer.decode(tokens[0, prompt_length:], skip_special_tokens=True).strip()

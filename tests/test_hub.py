@@ -496,10 +496,11 @@ def test_an_unsuitable_chat_template_is_one_line(
         path.unlink()
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     write("tokenizer_config.json", json.dumps(settings | {"chat_template": template}))(folder)
-    monkeypatch.setattr(sys, "argv", ["task05.py"])
-    code = common.run(partial(task05.main, ["--model", str(folder)]))
-    assert code == 1
-    only_line(capsys.readouterr().err, f"task05.py: {folder}: this model failed (")
+    monkeypatch.setattr(sys, "argv", ["task07.py"])
+    reader = checkpoints / task07.EXTRACTIVE_MODEL
+    options = ["--extractive-model", str(reader), "--generative-model", str(folder)]
+    assert common.run(partial(task07.main, options)) == 1
+    only_line(capsys.readouterr().err, f"task07.py: {folder}: this model failed (")
 
 
 HOSTILE = {

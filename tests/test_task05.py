@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,18 +13,18 @@ from conftest import load_pair
 from transformers import GenerationConfig
 
 
-def test_prompt_has_review_and_rules_and_a_chat_without_thinking(checkpoints: Path) -> None:
+def test_prompt_has_rules_solved_examples_and_the_review_last(checkpoints: Path) -> None:
     model, tokenizer = load_pair(checkpoints / task05.MODEL)
-    plain = task05.PROMPT.format(review="Nice")
-    for part in ("Riverview Hotel", "Thank", "Apologise", "Never invent", "Review: Nice"):
-        assert part in plain
-    chat = f"<|start|>user\n{plain}<|end|>\n<|start|>assistant\n<think></think>"
-    for prompt in (chat, plain):
-        with patch.object(model, "generate", wraps=model.generate) as generate:
-            reply = task05.reply(model, tokenizer, "Nice", 0)
-        assert tokenizer.decode(generate.call_args.kwargs["input_ids"][0]) == prompt
-        assert "Write a reply" not in reply  # which does not repeat the prompt
-        tokenizer.chat_template = None  # for the second prompt
+    prompt = task05.build_prompt("Nice")
+    assert prompt.startswith(task05.RULES)
+    assert prompt.endswith("\nReview: Nice\nReply:")
+    replies = re.findall("^Reply: (.*)", prompt, re.MULTILINE)
+    complaints = [complaint for _, _, complaint in task05.EXAMPLES]
+    assert [" We apologise for " in each for each in replies] == list(map(bool, complaints))
+    with patch.object(model, "generate", wraps=model.generate) as generate:
+        reply = task05.reply(model, tokenizer, "Nice", 0)
+    assert tokenizer.decode(generate.call_args.kwargs["input_ids"][0]) == prompt
+    assert "Riverview" not in reply  # which does not repeat the prompt
 
 
 @patch.object(task05, "MAX_NEW_TOKENS", 12)  # faster
