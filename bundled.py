@@ -180,6 +180,15 @@ READER = Bundled(
     "task07",
     convert_reader,
 )
+TRANSLATOR = Bundled(
+    "translator",
+    "CC BY 2.0 FR",
+    20,
+    None,
+    "translator/model.safetensors",
+    "3874eb13d8ca758aaa922c54fcb6e37035fdb27fe1c38f7b70d0a3fd6580bb7e",
+    "task06, task12",
+)
 GPT2_VOCABULARY = Bundled(
     "GPT-2's vocabulary",
     "MIT",
@@ -190,4 +199,4 @@ GPT2_VOCABULARY = Bundled(
     "lab_tokenizer",
     convert_vocabulary,
 )
-BUNDLED = (ENCODER, CHAT_MODEL, READER, GPT2_VOCABULARY)
+BUNDLED = (ENCODER, CHAT_MODEL, READER, TRANSLATOR, GPT2_VOCABULARY)

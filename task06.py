@@ -4,6 +4,7 @@ transformers 5 has no `pipeline("translation")` any more. For a translation mode
 what stands here: tokenize, generate with the checkpoint's own beam search, and decode.
 
     python task06.py
+    python task06.py --model bundled    a small model that is part of this project
     python task06.py --model DIR        another translation model
 
 Takes seconds after a download of 310 MB. Expect one Bulgarian sentence.
@@ -11,6 +12,7 @@ Takes seconds after a download of 310 MB. Expect one Bulgarian sentence.
 
 from __future__ import annotations
 
+import bundled
 import common
 
 from transformers import (
@@ -43,7 +45,7 @@ def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
 def main(argv: list[str] | None = None) -> int:
     """Load the model and print the translation of the sentence."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model)
+    folder = common.find_model(arguments.model, bundled.TRANSLATOR)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModelForSeq2SeqLM, folder).to(common.select_device(arguments.device))
     with common.checkpoint_errors(folder):

@@ -8,6 +8,9 @@
                                                   validation text is not read
     python tests/bench.py metrics   task 13 against evaluate.load, if that can run
     python tests/bench.py seeds --model bundled   task 09 with ten seeds
+    python tests/bench.py shots --model bundled   accuracy of task 10 with 0, 1 and 2 examples
+    python tests/bench.py busy      short runs alone and beside an endless loop, with threads that
+                                    wait passively and actively
     python tests/bench.py features --text FILE    encoding the lines of a text in batches, and one
                                                   at a time
     python tests/bench.py retrieval --data DIR    speed of indexing and searching SciFact
@@ -52,7 +55,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from tqdm import tqdm
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the scripts
 
@@ -64,6 +73,7 @@ import lab_common
 import lab_retrieval
 import task02
 import task09
+import task10
 
 ROUNDS, FEW_ROUNDS = 9, 3  # few for contestants that take seconds
 STEPS = 150  # training steps per turn
@@ -682,6 +692,106 @@ def bench_retrieval_settings(name: str, folder: Path | None) -> None:
         print(f"{setting}: {ndcg:.4f}", flush=True)
 
 
+# Sentences for task 10, written for this project; the first half of them is positive.
+SENTENCES = """\
+The soup was warm and tasted of fresh herbs.
+Our guide knew a story about every street.
+I slept better than at home.
+The new library is bright and quiet.
+She plays the violin beautifully.
+This phone takes sharp pictures even at night.
+We laughed a lot and want to come back.
+The repair took an hour and cost very little.
+My children love this book.
+The view from the tower is worth every step.
+Finally a bicycle that is light and strong.
+The teacher explained everything patiently.
+A clever film with wonderful actors.
+The cake was gone in five minutes.
+Their answer came quickly and solved my problem.
+The garden smells of roses.
+What a pleasant surprise this concert was.
+The shoes fit perfectly from the first day.
+The soup was cold and far too salty.
+Our guide was late and did not know the way.
+The bed was hard and the street was loud.
+The lift has been broken for weeks.
+He sang out of tune all evening.
+The battery is empty after two hours.
+We waited an hour and left hungry.
+The repair was expensive and lasted one day.
+My children found this book boring.
+Fog, rain, and a closed museum.
+The wheel came off on the first ride.
+The teacher shouted at everyone.
+A long film without a single idea.
+The cake was dry and tasted of nothing.
+Nobody answers my letters.
+The garden is full of rubbish.
+The concert was cancelled without a word.
+The shoes hurt and fell apart.""".splitlines()
+
+
+def bench_shots(name: str) -> None:
+    """Print the accuracy of task 10 on `SENTENCES` with 0, 1 and 2 examples in the prompt."""
+    folder = common.find_model(name, bundled.CHAT_MODEL)
+    tokenizer = common.load(AutoTokenizer, folder)
+    model = common.load(AutoModelForCausalLM, folder)
+    positive, negative = task10.EXAMPLES
+    for examples in ((), (positive,), (negative,), (negative, positive), (positive, negative)):
+        answers = []
+        for sentence in tqdm(SENTENCES):
+            prompt = task10.build_prompt(sentence, examples)
+            probabilities = task10.classify(model, tokenizer, prompt)
+            answers.append(max(probabilities, key=probabilities.__getitem__))
+        half = len(SENTENCES) // 2
+        right = [a == ("positive" if i < half else "negative") for i, a in enumerate(answers)]
+        shown = ", ".join(label for _, label in examples) or "none"
+        print(
+            f"examples {shown}: accuracy {np.mean(right):.3f}, "
+            f"answers positive: {answers.count('positive')} of {len(answers)}",
+            flush=True,
+        )
+
+
+BUSY_RUNS = {  # short runs of programs that compute on several threads
+    "dante_gpt": ["dante_gpt.py", "--steps", "30", "--out-dir", "{folder}"],
+    "task03": ["task03.py", "--quick"],
+    "encoding": ["tests/bench.py", "features", "--text", str(lab_common.VERSES)],
+}
+BUSY_ROUNDS = 3
+
+
+def bench_busy() -> None:
+    """Print the seconds of short runs, alone and beside an endless loop on one core."""
+    loop = "while True: pass"
+    for name, command in BUSY_RUNS.items():
+        seconds: dict[tuple[str, bool], list[float]] = {}
+        for _ in range(BUSY_ROUNDS):
+            for policy in ("PASSIVE", "ACTIVE"):
+                for is_busy in (False, True):
+                    with TemporaryDirectory() as folder:
+                        other = subprocess.Popen([sys.executable, "-c", loop]) if is_busy else None
+                        start = time.monotonic()
+                        subprocess.run(
+                            [sys.executable, *(part.format(folder=folder) for part in command)],
+                            check=True,
+                            cwd=common.DATA.parent,
+                            env=os.environ | {"OMP_WAIT_POLICY": policy, "HF_HUB_OFFLINE": "1"},
+                            stdout=DEVNULL,
+                            stderr=DEVNULL,
+                        )
+                        seconds.setdefault((policy, is_busy), []).append(time.monotonic() - start)
+                        if other:
+                            other.kill()
+        median = {key: statistics.median(values) for key, values in seconds.items()}
+        for policy in ("PASSIVE", "ACTIVE"):
+            alone, busy = median[policy, False], median[policy, True]
+            print(f"{name}, {policy}: alone {alone:.1f} s, busy {busy:.1f} s, {busy / alone:.2f} x")
+        ratio = median["ACTIVE", False] / median["PASSIVE", False]
+        print(f"{name}: speed alone, PASSIVE / ACTIVE: {ratio:.2f}", flush=True)
+
+
 def main() -> None:
     """Parse the command line and run one benchmark."""
     parser = argparse.ArgumentParser(
@@ -702,6 +812,8 @@ def main() -> None:
         ),
         "metrics": bench_metrics,
         "seeds": lambda: bench_seeds(arguments.model),
+        "shots": lambda: bench_shots(arguments.model),
+        "busy": bench_busy,
         "features": lambda: bench_features(
             arguments.model, lab_common.load_inferno(arguments.text)
         ),
