@@ -63,3 +63,16 @@ def test_missing_wordnet_is_reported_in_a_note(capsys: pytest.CaptureFixture) ->
     line = only_line(capsys.readouterr().err, "METEOR")
     assert "no answer from 127.0.0.1:9; METEOR matches exact words and stems" in line
     assert "python -m nltk.downloader wordnet" in line
+
+
+def test_words_of_any_script_and_of_several_sentences() -> None:
+    for texts, expected in (
+        (("\u0915\u093f", "\u0915\u0940"), 0.0),
+        (("caf\u00e9", "cafe\u0301"), 1.0),
+    ):
+        assert task13.rouge([texts[0]], [texts[1]])["rouge1"] == expected
+    assert (
+        len(task13.UnicodeTokenizer.tokenize("\u0437\u0430\u0301\u043c\u044a\u043a")) == 1
+    )  # Cyrillic, stressed
+    found = task13.meteor(["He came home. He slept."], ["He came home, and he slept."])
+    assert found["meteor"] == pytest.approx(0.7454, abs=5e-5)  # as with word_tokenize
