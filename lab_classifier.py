@@ -180,7 +180,7 @@ def remove_leaks(splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 def draw(table: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
-    """Return random rows of a table, in their order, with all labels and about their frequencies.
+    """Return random rows of a table, in their order, with all labels at about their frequencies.
 
     There are `size` rows, or one of each label if that is more.
     """
@@ -363,18 +363,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     seed = arguments.seed
 
-    dataset = arguments.dataset or ("" if arguments.data else "emotion")
-    try:
-        splits = read_splits(dataset, arguments.data, seed)
-    except common.ScriptError as error:
-        if arguments.dataset or arguments.data:
-            raise
-        lab_common.note_docstrings(error)
-        dataset = "docstrings"
-        splits = read_splits(dataset, None, seed)
+    dataset, splits = lab_common.load_dataset(
+        arguments, "emotion", lambda name: read_splits(name, arguments.data, seed)
+    )
     folder = common.find_model(arguments.model, bundled.ENCODER)
     splits = remove_leaks(splits)
-    encode_labels(splits, ())  # raises an error before the texts are drawn
     size = QUICK_TEXTS if arguments.quick else MAX_TEXTS
     splits = {name: draw(table, size, seed) for name, table in splits.items()}
     labels, names = encode_labels(splits, LABELS.get(dataset, ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import html
@@ -12,7 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import common
 
@@ -26,6 +27,8 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 # --- 1. The Inferno -----------------------------------------------------------------------------
 
@@ -193,6 +196,8 @@ DOCUMENTED = {
     ],
 }
 LIBRARY_NAMES = r"\b(numpy|np|scipy|pandas|pd|scikit-learn|sklearn|(?:py)?torch)\b"
+# The first section after the description, such as "Parameters" above a line of dashes, or "Args:"
+SECTION = r"\n(?=[A-Z][\w ]*\n---|(?:Args|Arguments|Shape|Returns|Examples?)::?)"
 SHORTEST = 100  # characters of a description without its summary
 
 
@@ -216,9 +221,11 @@ def load_docstrings() -> list[Docstring]:
     docstrings, seen = [], set()
     for library, modules in DOCUMENTED.items():
         for module in modules:
-            *path, last = f"{library}.{module}".rstrip(".").split(".")
-            owner = importlib.import_module(".".join([*path, last] if last.islower() else path))
-            owner = owner if last.islower() else getattr(owner, last)  # a class
+            title = f"{library}.{module}".rstrip(".")
+            parent, _, last = title.rpartition(".")
+            is_class = last[0].isupper()
+            owner = importlib.import_module(parent if is_class else title)
+            owner = getattr(owner, last) if is_class else owner
             for name in sorted(vars(owner)):
                 member = getattr(owner, name)
                 if name.startswith("_") or not callable(member):
@@ -226,7 +233,6 @@ def load_docstrings() -> list[Docstring]:
                 summary, description = split_docstring(inspect.getdoc(member) or "")
                 if len(description) >= SHORTEST and summary not in seen:
                     seen.add(summary)
-                    title = f"{library}.{module}".rstrip(".")
                     docstrings.append(Docstring(library, title, name.lower(), summary, description))
     return docstrings
 
@@ -243,16 +249,27 @@ def split_docstrings(by: str) -> dict[str, list[Docstring]]:
     return splits
 
 
-def note_docstrings(error: common.ScriptError) -> None:
-    """Print a note that a data set could not be loaded and that docstrings replace it."""
-    common.note(f"{error}. Meanwhile using the docstrings of installed libraries as data")
+def load_dataset(
+    arguments: argparse.Namespace, default: str, load: Callable[[str], T]
+) -> tuple[str, T]:
+    """Return the name of a data set and `load(name)`.
+
+    The name is that of the option --dataset, empty if --data names a folder, or else `default`. If
+    the default cannot be loaded, it is "docstrings", with a note on standard error.
+    """
+    if arguments.dataset or arguments.data:
+        name = arguments.dataset or ""
+        return name, load(name)
+    try:
+        return default, load(default)
+    except common.ScriptError as error:
+        common.note(f"{error}. Meanwhile using the docstrings of installed libraries as data")
+        return "docstrings", load("docstrings")
 
 
 def split_docstring(text: str) -> tuple[str, str]:
     """Return the summary of a docstring and its description, without signatures and markup."""
-    text = re.split(r"\n(?=[A-Z][\w ]*\n---|(?:Args|Arguments|Shape|Returns|Examples?)::?)", text)[
-        0
-    ]
+    text = re.split(SECTION, text, maxsplit=1)[0]
     text = re.sub(r"\A(?:[\w.]+\(.*\n+)+|\.\. .*|:\w+:|[`*]|>>>.*", "", text)  # signatures, markup
     text = re.sub(LIBRARY_NAMES, "library", text, flags=re.IGNORECASE)
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
@@ -356,7 +373,8 @@ def encode(
     The cache is `results/features/`. A file's name is a hash of the weights, the tokens and the
     name of the pooling function: delete the folder after changing a pooling.
     """
-    with common.checkpoint_errors(Path(model.name_or_path)):
+    folder = Path(model.name_or_path)
+    with common.checkpoint_errors(folder):
         ids = tokenize(tokenizer, texts, max_tokens)
     content = content_hash(model, ids)
     features, paths = {}, {}
@@ -366,7 +384,7 @@ def encode(
         with contextlib.suppress(FileNotFoundError, ValueError, LookupError):  # missing or damaged
             features[name] = common.load_tensors(paths[name])["features"].numpy()
     missing = {name: poolings[name] for name in poolings if name not in features}
-    with common.checkpoint_errors(Path(model.name_or_path)):
+    with common.checkpoint_errors(folder):
         computed = compute_features(model, ids, missing) if missing else {}
     for name, rows in computed.items():
         common.save_tensors(paths[name], {"features": torch.from_numpy(rows)})

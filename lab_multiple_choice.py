@@ -392,13 +392,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     seed, device = arguments.seed, common.select_device(arguments.device)
     limit = QUICK_QUESTIONS if arguments.quick else MAX_QUESTIONS
-    try:
-        splits = read_splits(arguments.dataset or "openbookqa", arguments.data)
-    except common.ScriptError as error:
-        if arguments.dataset or arguments.data:
-            raise
-        lab_common.note_docstrings(error)
-        splits = read_splits("docstrings", None)
+    _, splits = lab_common.load_dataset(
+        arguments, "openbookqa", lambda name: read_splits(name, arguments.data)
+    )
     questions = {
         name: shuffle_choices(sample(each, limit, seed), np.random.default_rng(seed))
         for name, each in splits.items()

@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -144,36 +145,33 @@ def read_texts(path: Path) -> list[dict]:
 
 def read_tables(
     dataset: str, folder: Path | None
-) -> tuple[list[dict], list[dict], dict[object, pd.DataFrame]]:
-    """Return documents, claims, and the judgements of the two splits by their source.
+) -> tuple[list[dict], list[dict], Sequence[tuple[object, pd.DataFrame]]]:
+    """Return documents, claims, and the judgements for training and testing with their sources.
 
     A folder has BEIR's form. The claims of "docstrings" are the summaries of functions, and the
     documents are their descriptions. Training and test claims are about different modules.
     """
     if folder is not None:
         common.check_folder(folder, *FILES)
-        paths = [folder / "qrels" / f"{split}.tsv" for split in ("train", "test")]
         documents, claims = (read_texts(folder / f"{n}.jsonl") for n in ("corpus", "queries"))
-        return documents, claims, {path: common.read_csv(path) for path in paths}
+        paths = [folder / "qrels" / f"{split}.tsv" for split in ("train", "test")]
+        return documents, claims, [(path, common.read_csv(path)) for path in paths]
     if dataset == "docstrings":
         splits = lab_common.split_docstrings(by="module")
-        rows = list(enumerate(splits["train"] + splits["validation"] + splits["test"]))
-        documents = [{"_id": str(i), "text": row.description} for i, row in rows]
-        claims = [{"_id": str(i), "text": row.summary} for i, row in rows]
-        tables = [
-            pd.DataFrame([(str(i), str(i), "1") for i, _ in part], columns=QREL_COLUMNS)
-            for part in (rows[: -len(splits["test"])], rows[-len(splits["test"]) :])
-        ]
-        return documents, claims, dict(zip(("train", "test"), tables, strict=True))
+        rows = [*splits["train"], *splits["validation"], *splits["test"]]
+        documents = [{"_id": str(i), "text": row.description} for i, row in enumerate(rows)]
+        claims = [{"_id": str(i), "text": row.summary} for i, row in enumerate(rows)]
+        pairs = [(str(i), str(i), "1") for i in range(len(rows))]  # each summary has one document
+        judgements = pd.DataFrame(pairs, columns=QREL_COLUMNS)
+        cut = len(rows) - len(splits["test"])
+        return documents, claims, [(dataset, judgements[:cut]), (dataset, judgements[cut:])]
     documents = lab_common.hub_table(COLLECTION, "corpus").to_dict("records")
     claims = lab_common.hub_table(CLAIMS, "queries").to_dict("records")
-    names = ("train", "test")
-    tables = [lab_common.hub_table(JUDGEMENTS, name).astype(str) for name in names]
-    return (
-        documents,
-        claims,
-        {f"{JUDGEMENTS.name}: {n}": t for n, t in zip(names, tables, strict=True)},
-    )
+    tables = [
+        (f"{JUDGEMENTS.name}: {split}", lab_common.hub_table(JUDGEMENTS, split).astype(str))
+        for split in ("train", "test")
+    ]
+    return documents, claims, tables
 
 
 def read_collection(dataset: str, folder: Path | None, quick: bool) -> Collection:
@@ -184,7 +182,7 @@ def read_collection(dataset: str, folder: Path | None, quick: bool) -> Collectio
     documents, claims, tables = read_tables(dataset, folder)
     indices = [{row["_id"]: i for i, row in enumerate(rows)} for rows in (claims, documents)]
     qrels = {}
-    for split, (source, table) in zip(("train", "test"), tables.items(), strict=True):
+    for split, (source, table) in zip(("train", "test"), tables, strict=True):
         qrels[split] = read_qrels(table, source, *indices)
         if quick:
             some, relevance = qrels[split]
@@ -402,15 +400,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.query is not None and not arguments.query.strip():
         raise common.ScriptError("--query is empty; give a sentence to search for")
-    try:
-        collection = read_collection(
-            arguments.dataset or "scifact", arguments.data, arguments.quick
-        )
-    except common.ScriptError as error:
-        if arguments.dataset or arguments.data:
-            raise
-        lab_common.note_docstrings(error)
-        collection = read_collection("docstrings", None, arguments.quick)
+    _, collection = lab_common.load_dataset(
+        arguments,
+        "scifact",
+        lambda name: read_collection(name, arguments.data, arguments.quick),
+    )
     train, test = collection.qrels["train"], collection.qrels["test"]
     documents, claims = collection.documents(), collection.claims
     folder = common.find_model(arguments.model, bundled.ENCODER)

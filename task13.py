@@ -125,7 +125,7 @@ def find_wordnet() -> Any:
         return NoSynonyms
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return the words and the punctuation marks of a text, as NLTK's `word_tokenize` does.
 
     The sentences come first, because the tokenizer separates a full stop only at the end.
@@ -143,7 +143,7 @@ def meteor(predictions: list[str], references: References) -> dict[str, float]:
     """
     synonyms = find_wordnet()
     scores = [
-        meteor_score([words(each) for each in several], words(text), wordnet=synonyms)
+        meteor_score([split_words(each) for each in several], split_words(text), wordnet=synonyms)
         for text, several in zip(predictions, as_lists(references), strict=True)
     ]
     return {"meteor": fmean(scores)}

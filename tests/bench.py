@@ -623,7 +623,7 @@ def bench_features(name: str, text: str) -> None:
 def bench_retrieval(name: str, folder: Path | None) -> None:
     """Print how many documents per second are indexed, and how long a query takes."""
     lab = lab_retrieval
-    collection = lab.read_collection("", folder, quick=False)
+    collection = lab.read_collection("scifact", folder, quick=False)
     model, tokenizer = load_encoder(name)
     documents = collection.documents()
     claims = [collection.claims[claim] for claim in collection.qrels["test"].claims]
@@ -667,7 +667,7 @@ FINE_TUNING = (  # epochs, learning rate, temperature of lab_retrieval.py
 def bench_retrieval_settings(name: str, folder: Path | None) -> None:
     """Print the nDCG@10 on a held-out tenth of the training claims for settings of fine-tuning."""
     lab = lab_retrieval
-    collection = lab.read_collection("", folder, quick=False)
+    collection = lab.read_collection("scifact", folder, quick=False)
     model, tokenizer = load_encoder(name)
     train = collection.qrels["train"]
     order = np.random.default_rng(0).permutation(len(train.claims))
@@ -762,29 +762,32 @@ BUSY_RUNS = {  # short runs of programs that compute on several threads
 BUSY_ROUNDS = 3
 
 
+def seconds_of_run(command: list[str], policy: str, is_busy: bool) -> float:
+    """Return the duration of a run with a wait policy, alone or beside an endless loop."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if is_busy else None
+    with TemporaryDirectory() as folder:
+        start = time.monotonic()
+        subprocess.run(
+            [sys.executable, *(part.format(folder=folder) for part in command)],
+            check=True,
+            cwd=common.DATA.parent,
+            env=os.environ | {"OMP_WAIT_POLICY": policy, "HF_HUB_OFFLINE": "1"},
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+        )
+        seconds = time.monotonic() - start
+    if other:
+        other.kill()
+    return seconds
+
+
 def bench_busy() -> None:
     """Print the seconds of short runs, alone and beside an endless loop on one core."""
-    loop = "while True: pass"
+    cases = [(policy, is_busy) for policy in ("PASSIVE", "ACTIVE") for is_busy in (False, True)]
     for name, command in BUSY_RUNS.items():
-        seconds: dict[tuple[str, bool], list[float]] = {}
-        for _ in range(BUSY_ROUNDS):
-            for policy in ("PASSIVE", "ACTIVE"):
-                for is_busy in (False, True):
-                    with TemporaryDirectory() as folder:
-                        other = subprocess.Popen([sys.executable, "-c", loop]) if is_busy else None
-                        start = time.monotonic()
-                        subprocess.run(
-                            [sys.executable, *(part.format(folder=folder) for part in command)],
-                            check=True,
-                            cwd=common.DATA.parent,
-                            env=os.environ | {"OMP_WAIT_POLICY": policy, "HF_HUB_OFFLINE": "1"},
-                            stdout=DEVNULL,
-                            stderr=DEVNULL,
-                        )
-                        seconds.setdefault((policy, is_busy), []).append(time.monotonic() - start)
-                        if other:
-                            other.kill()
-        median = {key: statistics.median(values) for key, values in seconds.items()}
+        rounds = [[seconds_of_run(command, *case) for case in cases] for _ in range(BUSY_ROUNDS)]
+        medians = map(statistics.median, zip(*rounds, strict=True))
+        median = dict(zip(cases, medians, strict=True))
         for policy in ("PASSIVE", "ACTIVE"):
             alone, busy = median[policy, False], median[policy, True]
             print(f"{name}, {policy}: alone {alone:.1f} s, busy {busy:.1f} s, {busy / alone:.2f} x")

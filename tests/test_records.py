@@ -26,6 +26,7 @@ TABLE = [
     for line in README.splitlines()
     if re.match(r"\| (\d\d|lab [\d.]+) \|", line)
 ]
+NOT_MEASURED = "\N{EN DASH}"  # in the table
 
 
 def numbers(text: str) -> set[float]:
@@ -61,7 +62,7 @@ def test_table_has_a_row_for_each_script() -> None:
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row[1])
 def test_minutes_and_memory_are_those_measured(row: list[str]) -> None:
     script = row[1].removesuffix(".py")
-    if row[3] == "\N{EN DASH}":
+    if row[3] == NOT_MEASURED:
         assert script not in MEASURED["minutes"]
     else:
         assert float(row[3]) == MEASURED["minutes"][script]
