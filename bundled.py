@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import common
 
 import torch
+from huggingface_hub.utils import WeakFileLock
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -77,9 +78,12 @@ class Bundled(NamedTuple):
             return path.parent
         folder = CONVERTED / f"{path.stem}-{self.sha256[:8]}"
         if not folder.exists():
-            common.note(f"converting the bundled {self.name}; this takes a while, but only once")
-            with common.complete_folder(folder) as temporary_folder:
-                self.convert(path, temporary_folder)
+            CONVERTED.mkdir(parents=True, exist_ok=True)
+            with WeakFileLock(CONVERTED / ".lock"):  # another script may convert it meanwhile
+                if not folder.exists():
+                    common.note(f"converting the bundled {self.name}; this is done only once")
+                    with common.complete_folder(folder) as temporary_folder:
+                        self.convert(path, temporary_folder)
         return folder
 
 

@@ -16,12 +16,16 @@ from functools import partial
 from pathlib import Path
 
 import common
+import dante_gpt
+import lab_common
+import lab_generation
+import lab_multiple_choice
 import task02
 import task05
 import task09
 
 import pytest
-from conftest import ROOT, RunScript
+from conftest import EXPECTED, ROOT, RunScript
 
 HELPERS = {"lab_common", "dante_verse", "bundled"}  # they have no command line
 SCRIPTS = sorted({path.stem for path in ROOT.glob("*.py")} - HELPERS)
@@ -150,6 +154,55 @@ def test_a_wrong_model_folder_is_one_line(
     code, out, err = run(script, *options)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith(f"{script}.py: ./nowhere: neither a folder nor the name of a model")
+
+
+# --- Results without a network -----------------------------------------------------------------
+
+PRINTED = {  # beginnings of lines of short runs, whose figures are not those of the records
+    "task02": ["Epoch 1, Average MSE loss: 0.", "Test MSE: "],
+    "task03": ["Winner: ", "Test MSE: ", "R-squared: "],
+    "dante_gpt": ["GPT, 2.", "tercets in terza rima  "],
+    "lab_tokenizer": [(EXPECTED / "lab_tokenizer.txt").read_text("utf-8").split("\n\n")[0]],
+    "lab_generation": ["greedy  ", "temperature 2.0  ", "top-p 0.9  "],
+    "lab_classifier": ["TF-IDF    linear SVM  ", "layers    MLP, weighted  "],
+    "lab_multiple_choice": ["ranker  ", "McNemar's test, ranker with and without the question: "],
+    "lab_retrieval": ["mean cosine  ", "BM25 + trained, reciprocal ranks  "],
+}
+SHORTER = (
+    *((dante_gpt, "QUICK_STEPS", 10), (dante_gpt, "MEASURED_LENGTH", 100)),
+    *((lab_generation, "MAX_NEW_TOKENS", 10), (lab_multiple_choice, "RANKER_EPOCHS", 2)),
+)
+BUNDLED = {"task04", "task05", "task06", "task07", "task08", "task09", "task10", "task11", "task12"}
+BUNDLED |= {"lab_tokenizer", "lab_generation", "lab_classifier"}  # their default is on the Hub
+
+
+def words_and_numbers(text: str) -> tuple[list[str], list[float]]:
+    number = r"\d+\.\d+"
+    return re.split(number, text), [float(each) for each in re.findall(number, text)]
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "common"])
+def test_script_ends_with_its_result_without_a_network(
+    script: str, run: Run, cache: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cache)  # where task 09 saves its model
+    for module, name, value in SHORTER:
+        monkeypatch.setattr(module, name, value)
+    few = {"numpy": ["fft", "linalg", "strings"], "torch": ["fft", "nn.functional", "special"]}
+    monkeypatch.setattr(lab_common, "DOCUMENTED", few)
+    options = ["--quick"] if script in set(PRINTED) - {"lab_tokenizer"} else []
+    if script in ("task02", "task03"):  # else their synthetic data take a minute
+        options += ["--data", small_data]
+    code, out, err = run(script, *options)
+    assert (code, "Traceback" in err) == (0, False)
+    assert ("; using the bundled " in err) == (script in BUNDLED)
+    if script in PRINTED:
+        assert all(f"\n{beginning}" in f"\n{out}" for beginning in PRINTED[script])
+    else:  # other processors may differ in the last digits
+        recorded = (EXPECTED / f"{script}.txt").read_text("utf-8")
+        (words, numbers), (expected_words, expected) = map(words_and_numbers, (out, recorded))
+        assert words == expected_words
+        assert numbers == pytest.approx(expected, rel=1e-3)
 
 
 # --- Standard output that cannot be written, and Ctrl-C -----------------------------------------
