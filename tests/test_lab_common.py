@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import html
+import inspect
+import re
+from argparse import Namespace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -229,3 +232,60 @@ def test_training_takes_one_step_per_batch_and_ends_at_rate_zero() -> None:
     assert (len(moves), model.training) == (100, False)  # in eval mode as before
     assert moves[9] == max(moves) == pytest.approx(0.01, rel=0.05)
     assert max(5 * moves[0], 1000 * moves[-1]) < moves[9]
+
+
+# --- Docstrings as data -------------------------------------------------------------------------
+
+
+def test_docstring_is_split_without_signature_markup_and_names() -> None:
+    text = """fft(a, n=None)
+
+    Compute the FFT with NumPy.
+
+    This function, like :func:`scipy.fft.rfft`, is fast.
+
+    It has *two* parameters.
+
+    Parameters
+    ----------
+    a : array
+    """
+    summary, description = lab_common.split_docstring(inspect.cleandoc(text))
+    assert summary == "Compute the FFT with library."
+    assert description == "This function, like library.fft.rfft, is fast. It has two parameters."
+    assert lab_common.split_docstring("One line.") == ("One line.", "")
+
+
+@pytest.mark.parametrize("by", ["group", "module"])
+def test_docstrings_that_are_equal_in_the_key_share_a_split(by: str) -> None:
+    splits = lab_common.split_docstrings(by)
+    keys = [{getattr(each, by) for each in rows} for rows in splits.values()]
+    assert len(set().union(*keys)) == sum(map(len, keys))
+    rows = [row for split in splits.values() for row in split]
+    assert len(rows) > 2000
+    assert all(splits.values())
+    assert len({row.summary for row in rows}) == len(rows)
+    text = " ".join(f"{row.summary} {row.description}" for row in rows)
+    assert not re.search(r"\b(numpy|scipy|pandas|sklearn|torch)\b", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(("options", "used"), [
+    ({"dataset": None, "data": None}, "docstrings"),  # instead of the default
+    ({"dataset": None, "data": "DIR"}, ""),
+    ({"dataset": "docstrings", "data": None}, "docstrings"),
+])  # fmt: skip
+def test_docstrings_replace_only_the_default_data_set(
+    options: dict[str, str | None], used: str, capsys: Capture
+) -> None:
+    def load(name: str) -> str:
+        if name == "emotion":
+            raise common.ScriptError("no answer")
+        return f"rows of {name}"
+
+    assert lab_common.load_dataset(Namespace(**options), "emotion", load) == (
+        used,
+        f"rows of {used}",
+    )
+    assert ("no answer. Meanwhile using" in capsys.readouterr().err) == (not any(options.values()))
+    with pytest.raises(common.ScriptError):
+        lab_common.load_dataset(Namespace(dataset="emotion", data=None), "emotion", load)
