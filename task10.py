@@ -33,21 +33,18 @@ from transformers import (
 
 LABELS = ("positive", "negative")
 TEXT = "The dinner we had was great and the service too."
-QUESTION = """\
-Text: "{text}"
-Classify the sentiment of this sentence as either positive or negative.
-Sentiment:"""
+INSTRUCTION = "Classify the sentiment of each text as either positive or negative."
 EXAMPLES = (  # one for each label, about other subjects than the text
     ("What a lovely film, I laughed from beginning to end.", "positive"),
-    # Small models repeat the label of the last example. It is not the right one here.
+    # The last example is the nearest. Its label is not the right one here, so copying is no help.
     ("My new phone broke after two days and nobody answers my calls.", "negative"),
 )
 
 
 def build_prompt(text: str, examples: tuple[tuple[str, str], ...]) -> str:
-    """Return the question about the text, preceded by the solved examples."""
-    solved = [f"{QUESTION.format(text=example)} {label}" for example, label in examples]
-    return "\n\n".join([*solved, QUESTION.format(text=text)])
+    """Return the instruction, the solved examples, and the text without its answer."""
+    solved = [f'Text: "{example}"\nSentiment: {label}' for example, label in examples]
+    return "\n\n".join([INSTRUCTION, *solved, f'Text: "{text}"\nSentiment:'])
 
 
 @torch.inference_mode()

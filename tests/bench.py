@@ -692,59 +692,53 @@ def bench_retrieval_settings(name: str, folder: Path | None) -> None:
         print(f"{setting}: {ndcg:.4f}", flush=True)
 
 
-# Sentences for task 10, written for this project; the first half of them is positive.
-SENTENCES = """\
-The soup was warm and tasted of fresh herbs.
-Our guide knew a story about every street.
-I slept better than at home.
-The new library is bright and quiet.
-She plays the violin beautifully.
-This phone takes sharp pictures even at night.
-We laughed a lot and want to come back.
-The repair took an hour and cost very little.
-My children love this book.
-The view from the tower is worth every step.
-Finally a bicycle that is light and strong.
-The teacher explained everything patiently.
-A clever film with wonderful actors.
-The cake was gone in five minutes.
-Their answer came quickly and solved my problem.
-The garden smells of roses.
-What a pleasant surprise this concert was.
-The shoes fit perfectly from the first day.
-The soup was cold and far too salty.
-Our guide was late and did not know the way.
-The bed was hard and the street was loud.
-The lift has been broken for weeks.
-He sang out of tune all evening.
-The battery is empty after two hours.
-We waited an hour and left hungry.
-The repair was expensive and lasted one day.
-My children found this book boring.
-Fog, rain, and a closed museum.
-The wheel came off on the first ride.
-The teacher shouted at everyone.
-A long film without a single idea.
-The cake was dry and tasted of nothing.
-Nobody answers my letters.
-The garden is full of rubbish.
-The concert was cancelled without a word.
-The shoes hurt and fell apart.""".splitlines()
+# Film reviews for task 10, written for this project; the first half of them is positive.
+REVIEWS = """\
+A tender, funny film whose two leads light up every scene.
+The director finds beauty in the smallest gestures.
+Gripping from the first minute to the last.
+An old story, but told with such warmth that it feels new.
+You leave the cinema with a smile and a few tears.
+The best thing about this thriller is how much it trusts its audience.
+A small miracle of a film, patient and full of grace.
+Sharp dialogue, superb acting and a finale that nobody will forget.
+Not a single minute of its three hours is wasted.
+Children will laugh, and their parents even more.
+A brave debut that announces a major talent.
+The music alone would be worth the ticket, and everything else is as good.
+It could have been sentimental; instead it is honest and moving.
+Rarely has a war film been so quiet and so powerful.
+I went in without expectations and came out in love with it.
+A dull, endless film in which nobody seems to want to act.
+The jokes are old, and the actors know it.
+Two hours of noise without one character to care about.
+It looks expensive and feels empty.
+You will check your watch long before the end.
+The plot makes no sense, and the dialogue makes it worse.
+A lazy sequel that repeats everything except the charm.
+What a waste of a wonderful cast.
+The film wants to be a tragedy, but the audience was laughing.
+Sentimental, predictable and far too long.
+Even the special effects look tired.
+The director mistakes confusion for depth.
+I have seen more suspense in a weather report.
+It could have been a good short film; as a feature it is unbearable.
+Nothing here is new, and nothing here is good.""".splitlines()
 
 
 def bench_shots(name: str) -> None:
-    """Print the accuracy of task 10 on `SENTENCES` with 0, 1 and 2 examples in the prompt."""
+    """Print the accuracy of task 10 on `REVIEWS` with 0, 1 and 2 examples in the prompt."""
     folder = common.find_model(name, bundled.CHAT_MODEL)
     tokenizer = common.load(AutoTokenizer, folder)
     model = common.load(AutoModelForCausalLM, folder)
     positive, negative = task10.EXAMPLES
     for examples in ((), (positive,), (negative,), (negative, positive), (positive, negative)):
         answers = []
-        for sentence in tqdm(SENTENCES):
-            prompt = task10.build_prompt(sentence, examples)
+        for review in tqdm(REVIEWS):
+            prompt = task10.build_prompt(review, examples)
             probabilities = task10.classify(model, tokenizer, prompt)
             answers.append(max(probabilities, key=probabilities.__getitem__))
-        half = len(SENTENCES) // 2
+        half = len(REVIEWS) // 2
         right = [a == ("positive" if i < half else "negative") for i, a in enumerate(answers)]
         shown = ", ".join(label for _, label in examples) or "none"
         print(

@@ -16,9 +16,10 @@ from conftest import load_pair
 def test_prompt_has_one_solved_example_for_each_label_before_the_text() -> None:
     assert sorted(label for _, label in task10.EXAMPLES) == sorted(task10.LABELS)
     texts = [*(text for text, _ in task10.EXAMPLES), task10.TEXT]
-    first, second, last = (task10.QUESTION.format(text=text) for text in texts)
+    first, second, last = (f'Text: "{text}"\nSentiment:' for text in texts)
     prompt = task10.build_prompt(task10.TEXT, task10.EXAMPLES)
-    assert prompt == f"{first} positive\n\n{second} negative\n\n{last}"  # last not the answer
+    blocks = [task10.INSTRUCTION, f"{first} positive", f"{second} negative", last]
+    assert prompt == "\n\n".join(blocks)  # the last without its answer
 
 
 @pytest.mark.parametrize("name", [task11.MODEL, task10.MODEL])
