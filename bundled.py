@@ -21,8 +21,8 @@ from huggingface_hub.utils import WeakFileLock
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoTokenizer,
-    BertForQuestionAnswering,
     GPT2Tokenizer,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -117,7 +117,7 @@ def convert_reader(path: Path, folder: Path) -> None:
     common.quiet_transformers()
     encoder = ENCODER.folder()
     AutoTokenizer.from_pretrained(encoder, local_files_only=True).save_pretrained(folder)
-    model = BertForQuestionAnswering.from_pretrained(encoder, local_files_only=True)
+    model = AutoModelForQuestionAnswering.from_pretrained(encoder, local_files_only=True)
     weights, trained = model.state_dict(), load_file(path)
     for name, tensor in trained.items():
         if name.startswith("qa_outputs"):
