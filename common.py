@@ -36,6 +36,10 @@ from urllib.parse import urlsplit
 # Libraries read these variables when they are imported. So the scripts import this module first.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the processor to others
 os.environ["MPLBACKEND"] = "agg"  # pictures are only saved; notebooks set another backend
+try:
+    urlsplit(os.environ.get("HF_ENDPOINT", "")).port  # noqa: B018
+except ValueError:  # huggingface_hub could not be imported; `hub_errors` reports the value
+    os.environ["HF_ENDPOINT"] = os.environ["HF_ENDPOINT"].replace("/", "")
 
 import numpy as np
 import pandas as pd
@@ -118,6 +122,13 @@ def split_sentences(text: str) -> list[str]:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's name if it has no message."""
     return str(error).strip().partition("\n")[0][:160] or type(error).__name__
+
+
+def finite(value: float, name: str) -> float:
+    """Return a number. Raises `ScriptError` with its name if it is infinite or not a number."""
+    if not math.isfinite(value):
+        raise ScriptError(f"{name} is {value}, not a finite number; use other data or settings")
+    return value
 
 
 def in_range(kind: type, lowest: float, highest: float) -> Callable[[str], Any]:
@@ -334,11 +345,11 @@ def download(url: str, sha256: str | None, path: Path) -> None:
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, UTF-16 with a byte order mark, or Windows-1252.
 
-    Windows-1252 is announced in a note. Raises `ScriptError` naming the file if it is not text, or
-    a pointer of Git LFS.
+    Line breaks become LF, and Windows-1252 is announced in a note. Raises `ScriptError` naming the
+    file if it is not text, or a pointer of Git LFS.
     """
     check_no_pointer(path)
-    raw = path.read_bytes().rstrip(b"\x1a")  # Ctrl-Z, the end of a text in DOS
+    raw = path.read_bytes()
     try:
         is_utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = raw.decode("utf-16" if is_utf_16 else "utf-8-sig")
@@ -346,6 +357,8 @@ def read_text(path: Path) -> str:
         text = raw.decode("cp1252", errors="replace")  # undefined bytes become U+FFFD
         if "\ufffd" not in text:
             note(f"{path}: not UTF-8; read as Windows-1252")
+    text = re.sub(r"\x1a\s*\Z", "", text)  # Ctrl-Z, the end of a text in DOS
+    text = re.sub(r"\r\n?", "\n", text)  # line breaks of Windows and of old Macs
     if re.search(r"[\x00-\x08\x0e-\x1f\ufffd]", text):
         raise ScriptError(f"{path}: not a text file in UTF-8 or Windows-1252")
     return text
@@ -373,14 +386,15 @@ def read_csv(path: Path) -> pd.DataFrame:
     Raises `ScriptError` naming the file if it is empty or not a CSV file, or if two columns have
     the same name.
     """
-    text = re.sub(r"(\r?\n[ \t]*)+\Z", "\n", read_text(path))  # without blank lines at the end
+    text = re.sub(r"\n\s*\Z", "\n", read_text(path))  # without blank lines at the end
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)  # the comma, if the header has none of them
     options = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
         table = pd.read_csv(io.StringIO(text), sep=separator, **options)
     except pd.errors.EmptyDataError as error:
-        raise ScriptError(f"{path}: the file is empty") from error
+        problem = "row 1 has no column names" if text.strip() else "the file is empty"
+        raise ScriptError(f"{path}: {problem}") from error
     except pd.errors.ParserError as error:
         raise ScriptError(f"{path}: not a CSV file ({first_line(error)})") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas made surplus cells the index
@@ -697,7 +711,7 @@ def quiet_transformers() -> None:
     """Silence the warnings and the progress bars of transformers."""
     import transformers
 
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
 
 
@@ -711,8 +725,8 @@ def check_files(folder: Path) -> None:
             check_no_pointer(path)
             if path.suffix == ".json":
                 try:
-                    json.loads(path.read_bytes())
-                except ValueError as error:
+                    json.loads(path.read_text(encoding="utf-8"))
+                except (ValueError, RecursionError) as error:
                     raise ScriptError(f"{path}: damaged ({first_line(error)})") from error
 
 
@@ -730,6 +744,11 @@ def checkpoint_errors(folder: Path) -> Iterator[None]:
     except Exception as error:
         name = type(error).__name__
         raise ScriptError(f"{folder}: this model failed ({name}: {first_line(error)})") from error
+
+
+def check_output(model: PreTrainedModel, inputs: object, output: Any) -> None:
+    """Raise `ScriptError` if the first output of a model, such as its logits, is not finite."""
+    finite(float(output[0].detach().max()), f"{model.name_or_path}: an output of this model")
 
 
 def load(auto_class: Any, folder: Path) -> Any:
@@ -766,6 +785,7 @@ def load(auto_class: Any, folder: Path) -> Any:
             is_classifier = name.endswith(("Classification", "Answering"))
             if is_classifier and name != type(model).__name__:  # its other weights may be complete
                 raise ScriptError(f"{problem}, but for {name}")
+    model.register_forward_hook(check_output)
     return model
 
 
@@ -785,12 +805,15 @@ BEAM_SEARCH = (  # settings of a checkpoint that belong to its task, such as tra
 def clear_generation_settings(model: PreTrainedModel, keep: Iterable[str] = ()) -> None:
     """Remove a checkpoint's own settings for `generate`, so that those of the call decide.
 
-    Only the ids of its special tokens and the settings in `keep` stay.
+    Only the ids of its special tokens and the settings in `keep` stay. Encoder-decoders also keep
+    the tokens that some of them need at the start or the end.
     """
     from transformers import GenerationConfig
 
     settings = model.generation_config.to_dict()
     kept = {name: settings[name] for name in settings if name.endswith("_token_id")}
+    if not model.config.is_encoder_decoder:
+        kept = {name: token for name, token in kept.items() if not name.startswith("forced")}
     kept |= {name: settings[name] for name in keep if settings.get(name)}
     model.generation_config = GenerationConfig(**kept)
 

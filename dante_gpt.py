@@ -345,12 +345,13 @@ class Training:
         loss.backward()
         self.muon.step()
         self.adam.step()
-        return loss.item()
+        return common.finite(loss.item(), "the training loss")
 
     def validate(self) -> float:
         """Return the validation loss of the model. Leaves it in eval mode."""
         model = self.model.eval()
-        return validation_loss(model, self.tokens, self.train_length, self.config.block_size)
+        loss = validation_loss(model, self.tokens, self.train_length, self.config.block_size)
+        return common.finite(loss, "the validation loss")
 
     def run(self, folder: Path) -> None:
         """Train to the last step, evaluating and saving on the way."""

@@ -68,6 +68,7 @@ LABELS = {  # the names of the labels 0, 1, 2, …
 }
 SPLITS = ("train", "validation", "test")
 MAX_DRAWN = 30  # labels in a confusion matrix that can still be read
+MAX_LETTERS = 20  # of a label in a confusion matrix
 MAX_TEXTS, QUICK_TEXTS = 16_000, 800  # of a split; larger splits are sampled
 HELD_OUT = 0.1  # fraction of the training texts for a split that the data set does not have
 POOLINGS = {
@@ -113,7 +114,7 @@ def read_table(path: Path) -> pd.DataFrame:
         if (is_empty := table[column].str.strip() == "").any():
             row = int(is_empty.argmax()) + 2
             raise common.ScriptError(f"{path}: row {row}: {column} is empty; every row needs one")
-    return table[["text", "label"]]
+    return table[["text", "label"]].assign(label=table["label"].str.split().str.join(" "))
 
 
 def read_splits(dataset: str, folder: Path | None, seed: int) -> dict[str, pd.DataFrame]:
@@ -344,10 +345,11 @@ def print_report(row: Row, labels: np.ndarray, names: list[str]) -> None:
 
 def draw_confusion(rows: list[Row], labels: np.ndarray, names: list[str], file_name: str) -> None:
     """Draw the confusion matrix of each row on the test texts, normalised by the true label."""
+    shown = [name[:MAX_LETTERS] for name in names]
     figure = Figure(figsize=(5.5 * len(rows), 6), layout="constrained")
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
         matrix = confusion_matrix(labels, row.test, labels=range(len(names)), normalize="true")
-        display = ConfusionMatrixDisplay(matrix, display_labels=names)
+        display = ConfusionMatrixDisplay(matrix, display_labels=shown)
         display.plot(ax=axes, cmap="Blues", values_format=".2f", colorbar=False)
         axes.tick_params("x", rotation=45)
         accuracy = accuracy_score(labels, row.test)

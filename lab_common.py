@@ -48,15 +48,14 @@ VERSES = common.DATA / "verses.txt"  # verses in terza rima, written for this pr
 def clean_text(text: str) -> str:
     """Return a text without trailing whitespace, or the Inferno alone if it is in the text.
 
-    HTML pages become plain text, and line breaks become LF. The edition with the published figures
+    HTML pages become plain text. The edition with the published figures
     is cut out, from its first verse to its last: the file has a head and a foot, or is a page.
     """
     if re.match(r"\s*<(!doctype|html|pre)\b", text, re.IGNORECASE):
         preformatted = re.search(r"<pre\b[^>]*>(.*)</pre>", text, re.IGNORECASE | re.DOTALL)
         text = html.unescape(re.sub(r"<[^>]*>", "", preformatted[1] if preformatted else text))
         text = text.replace("\xa0", " ")  # HTML pages use non-breaking spaces
-    lines = re.split(r"\r\n|\r|\n", text)
-    text = "\n".join(line.rstrip() for line in lines).strip("\n")
+    text = "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
     start = text.find(INFERNO_START)
     poem = text[start : text.find(INFERNO_END, start) + len(INFERNO_END)]
     return poem if is_inferno(poem) else text
@@ -164,7 +163,8 @@ def read_jsonl(path: Path, **types: type) -> dict[int, dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+            json.dumps(row, ensure_ascii=False).encode()  # fails for half of a surrogate pair
+        except (ValueError, RecursionError) as error:
             raise common.ScriptError(f"{path}: line {number} is not JSON ({error})") from error
         for key, kind in types.items():
             if not isinstance(row, dict) or type(row.get(key)) is not kind:
@@ -441,4 +441,5 @@ def train(
             loss.backward()
             optimizer.step()
             schedule.step()
-            bar.set_postfix({"loss": f"{loss.item():.3f}"}, refresh=False)
+            value = common.finite(loss.item(), "the training loss")
+            bar.set_postfix({"loss": f"{value:.3f}"}, refresh=False)

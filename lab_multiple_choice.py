@@ -108,14 +108,15 @@ def parse_question(row: dict[str, Any]) -> Question:
         labels, choices = choices["label"], choices["text"]
     elif isinstance(choices[0], dict):
         labels, choices = zip(*((each["label"], each["text"]) for each in choices), strict=True)
-    choices, labels = list(choices), list(labels)[: len(choices)]
-    if not all(isinstance(each, str) for each in [text, *choices]) or isinstance(answer, bool):
-        raise TypeError("a question or a choice is not a string")
+    labels = list(map(str, labels))[: len(choices)]
+    if isinstance(choices, str) or not all(isinstance(each, str) for each in [text, *choices]):
+        raise TypeError("the question and each of the choices must be a string")
     if len(choices) < 2:
         raise ValueError("choices has fewer than two items")
-    if answer not in labels:
-        raise ValueError(f"answer is {answer!r}; it must be one of {', '.join(map(str, labels))}")
-    return Question(f"{row.get('article', '')} {text}".strip(), choices, labels.index(answer))
+    if labels.count(str(answer)) != 1:
+        raise ValueError(f"answer is {answer!r}; it must be one of {', '.join(labels)}")
+    text, position = f"{row.get('article', '')} {text}".strip(), labels.index(str(answer))
+    return Question(text, list(choices), position)
 
 
 def read_questions(path: Path) -> list[Question]:

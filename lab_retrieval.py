@@ -180,6 +180,8 @@ def read_collection(dataset: str, folder: Path | None, quick: bool) -> Collectio
     A quick run takes a few claims with their documents, and some other documents.
     """
     documents, claims, tables = read_tables(dataset, folder)
+    if len(documents) < 2:
+        raise common.ScriptError("there is only one document; a ranking needs two")
     indices = [{row["_id"]: i for i, row in enumerate(rows)} for rows in (claims, documents)]
     qrels = {}
     for split, (source, table) in zip(("train", "test"), tables, strict=True):

@@ -62,7 +62,7 @@ def train_epoch(
             if schedule is not None:
                 schedule.step()
             losses.append(loss.detach())
-    return torch.stack(losses).mean().item()
+    return common.finite(torch.stack(losses).mean().item(), "the training loss")
 
 
 @torch.inference_mode()
@@ -96,7 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         loss = train_epoch(model, train_set, BATCH_SIZE, optimizer)
         print(f"Epoch {epoch}, Average MSE loss: {loss}", flush=True)
     inputs, targets = test_set.tensors
-    print(f"Test MSE: {mean_squared_error(predict(model, inputs), targets).item()}")
+    error = mean_squared_error(predict(model, inputs), targets).item()
+    print(f"Test MSE: {common.finite(error, 'the test MSE')}")
     return 0
 
 

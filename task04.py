@@ -52,8 +52,9 @@ def summarise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
     """Return a summary of the text, as `pipeline("summarization")` of transformers 4 did."""
     # T5's settings for summaries: 4 beams, at least 30 tokens, no 3-gram twice, and a prefix
     all_settings: dict[str, Any] = getattr(model.config, "task_specific_params", None) or {}
-    settings = dict(all_settings.get("summarization", {}))
-    prefix = settings.pop("prefix", "")  # "summarize: " names the task for T5
+    own = all_settings.get("summarization", {})
+    prefix = own.get("prefix", "")  # "summarize: " names the task for T5
+    settings = {name: own[name] for name in common.BEAM_SEARCH if name in own}
     settings["max_length"] = MAX_LENGTH  # the task's limit replaces the checkpoint's 200
     inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)
     common.check_context(model, inputs["input_ids"].shape[1])

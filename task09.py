@@ -64,6 +64,7 @@ def add_head(auto_class: Any, folder: Path, id2label: dict[int, str]) -> PreTrai
     except ValueError as error:
         raise common.ScriptError(f"{folder}: no model for {auto_class.__name__}") from error
     model.base_model.load_state_dict(encoder.state_dict())
+    model.register_forward_hook(common.check_output)
     return model
 
 

@@ -159,6 +159,19 @@ def test_steps_are_those_of_a_loop_with_the_optimizers_of_torch() -> None:
         assert (moved - expected).norm() < 0.05 * moved.norm()  # torch's Muon uses bfloat16
 
 
+def test_loss_that_is_no_number_is_an_error() -> None:
+    training = Training(TINY, TEXT, CPU)
+    torch.nn.init.constant_(training.model.head.weight, math.nan)
+    for compute, name in (
+        (training.validate, "validation"),
+        (lambda: training.step(0), "training"),
+    ):
+        with pytest.raises(
+            common.ScriptError, match=f"the {name} loss is nan, not a finite number"
+        ):
+            compute()
+
+
 def test_validation_loss_counts_every_character_once(monkeypatch: Patch) -> None:
     model = random_model()
     monkeypatch.setattr(dante_gpt, "STRIDE", 8)

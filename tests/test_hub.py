@@ -464,15 +464,18 @@ def test_an_unsuitable_checkpoint_is_one_short_line(
 
 @pytest.mark.parametrize(("name", "content", "problem"), [
     ("generation_config.json", '{"num_beams"', "damaged (Expecting ':' delimiter"),
+    ("generation_config.json", "\ufeff{}", "damaged (Unexpected UTF-8 BOM"),
+    ("generation_config.json", "{}".encode("utf-16"), "damaged ('utf-8' codec can't decode"),
+    ("generation_config.json", "[" * 100_000, "damaged (maximum recursion depth"),
     ("config.json", "{", "damaged (Expecting property name"),
     ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
     ("spiece.model", "version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
 ])  # fmt: skip
 def test_a_damaged_file_of_a_checkpoint_is_named(
-    name: str, content: str, problem: str, checkpoints: Path, tmp_path: Path
+    name: str, content: str | bytes, problem: str, checkpoints: Path, tmp_path: Path
 ) -> None:
     folder = copytree(checkpoints / task04.MODEL, tmp_path / "edited")
-    write(name, content)(folder)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     for auto_class in (AutoModelForSeq2SeqLM, AutoTokenizer):
         with pytest.raises(common.ScriptError) as raised:
             common.load(auto_class, folder)
@@ -512,6 +515,7 @@ HOSTILE = {
     "stop_strings": ["a"],
     "bad_words_ids": [],
 }
+FORCED = {"forced_eos_token_id": 7}  # which encoder-decoders need, and decoders do not
 
 
 @pytest.mark.parametrize("name", ["task04", "task06", "task11", "task12", "lab_generation"])
@@ -527,12 +531,34 @@ def test_settings_of_a_checkpoint_do_not_change_the_output(
     before = load_pair(folder)[0].generation_config.to_diff_dict()
     options = ["--quick"] if name == "lab_generation" else []
     monkeypatch.setattr(module, "MAX_NEW_TOKENS", 20, raising=False)  # of lab_generation
+    is_decoder = name in ("task11", "lab_generation")
     outputs = []
-    for settings in ({}, HOSTILE):
+    for settings in ({}, HOSTILE | (FORCED if is_decoder else {})):
         write("generation_config.json", json.dumps(settings | before))(folder)
         assert module.main(["--model", str(folder), *options]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
+
+
+def test_an_output_that_is_no_number_is_one_line(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = copytree(checkpoints / task11.MODEL, tmp_path / "edited")
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.wte.weight"] *= 1e38  # finite, but the logits are not
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert common.run(partial(task11.main, ["--model", str(folder)])) == 1
+    out, err = capsys.readouterr()
+    assert "perplexity" not in out
+    only_line(err, f"{folder}: an output of this model is nan, not a finite number")
+
+
+def test_endpoint_with_a_wrong_port_does_not_prevent_the_import() -> None:
+    code = "import common, huggingface_hub.file_download as f; print(f.constants.ENDPOINT)"
+    for endpoint in ("http://127.0.0.1:99999", "http://[::1"):
+        options = {"env": os.environ | {"HF_ENDPOINT": endpoint}, "cwd": ROOT, "text": True}
+        out = subprocess.check_output([sys.executable, "-c", code], **options)
+        assert out.strip() == endpoint.replace("/", "")  # which `hub_errors` reports
 
 
 def test_code_in_a_checkpoint_is_not_executed(checkpoints: Path, tmp_path: Path) -> None:

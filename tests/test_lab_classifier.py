@@ -13,6 +13,7 @@ import lab_classifier
 import task07
 from lab_classifier import SPLITS, encode_labels, fit_linear, fit_mlp
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,15 +69,57 @@ def test_all_labels_are_drawn_with_about_their_frequencies() -> None:
     assert len(lab_classifier.draw(rows, 3, 0)) == 7
 
 
-def test_one_csv_file_is_split(tmp_path: Path) -> None:
-    path = tmp_path / "reviews.csv"
+@pytest.mark.parametrize("name", ["reviews.csv", "REVIEWS.CSV"])
+def test_one_csv_file_is_split(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
     table(",".join(map(str, range(50))), "a b " * 25).to_csv(path, index=False)
     splits = lab_classifier.read_splits(str(path), None, 0)
     assert [len(splits[name]) for name in SPLITS] == [41, 4, 5]
     assert len(set().union(*(rows["text"] for rows in splits.values()))) == 50
 
 
+@pytest.mark.parametrize("edit", [
+    lambda text: text.encode("cp1252"),
+    lambda text: text.encode("utf-16"),
+    lambda text: text.replace(",", ";").encode(),
+    lambda text: text.replace(",", "\t").encode(),
+    lambda text: (text + "\n  \n").encode(),
+    lambda text: text.replace("\n", "\r").encode(),
+    lambda text: text.replace("\n", "\r\n").encode() + b"\x1a\r\n",
+    lambda text: text.replace(",1", ',"  1\n"').encode(),
+], ids=["Windows-1252", "UTF-16", ";", "tab", "blank end", "CR", "Ctrl-Z", "spaces"])  # fmt: skip
+def test_table_is_read_in_the_forms_that_people_have(edit: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(edit("text,label\ncaf\xe9,1\nb,2\n"))
+    assert lab_classifier.read_table(path).to_numpy().tolist() == [["caf\xe9", "1"], ["b", "2"]]
+
+
+@pytest.mark.parametrize("labels", [
+    [str(number) for number in range(6)],  # as many as the emotions
+    ["$_$", "$10-$20", "a\\b^{_%s", "\N{CYRILLIC SMALL LETTER ZHE}" * 80],
+    [f"label {number}" for number in range(31)],
+], ids=["numbers", "symbols", "many"])  # fmt: skip
+def test_labels_of_a_file_are_printed_and_drawn(
+    labels: list[str], tmp_path: Path, checkpoints: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    monkeypatch.setitem(matplotlib.rcParams, "text.parse_math", True)
+    rows = [(f"{WORDS[i % 9]} {i}", labels[i % len(labels)]) for i in range(200)]
+    for name in SPLITS:
+        texts = [(f"{name} {text}", label) for text, label in rows]
+        pd.DataFrame(texts, columns=["text", "label"]).to_csv(tmp_path / f"{name}.csv", index=False)
+    options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
+    assert common.run(partial(lab_classifier.main, [*options, "--quick"])) == 0
+    out, err = capsys.readouterr()
+    report = out.partition("support\n\n")[2].partition("\n\n")[0].splitlines()
+    assert {line[:-40].strip() for line in report} == set(labels)
+    is_drawn = (common.RESULTS / f"lab_classifier_{tmp_path.name}.png").exists()
+    assert is_drawn == (len(labels) <= 30) == ("no confusion matrix" not in err)
+    assert "Warning" not in err
+
+
 @pytest.mark.parametrize(("content", "problem"), [
+    ("\n\ntext,label\n", "rows.csv: row 1 has no column names"),
+    ("Text,Label\na,1\n", "rows.csv: row 1: no column label among Text, Label"),
     ("text,label\na,1\n ,2\n", "rows.csv: row 3: text is empty; every row needs one"),
     ("text,label\na,1\nb,2\n", "too few texts: none is left for validation and test"),
     ("text,label\n" + "a,1\nb,1\n" * 20, "the training texts have . label; two are needed"),

@@ -66,6 +66,7 @@ LABELLED = [{"label": "1", "text": "x"}, {"label": "2", "text": "y"}]
     {"question_stem": "Q", "choices": COLUMNS, "answerKey": "B"},  # OpenBookQA on the Hub
     {"question": "Q", "choices": COLUMNS, "answerKey": "B"},  # CommonsenseQA and ARC on the Hub
     {"question": {"stem": "Q", "choices": LABELLED}, "answerKey": "2"},  # ARC's own files
+    {"question": {"stem": "Q", "choices": LABELLED}, "answerKey": 2},
     {"article": "", "question": "Q", "options": ["x", "y"], "answer": "B"},  # RACE
 ])  # fmt: skip
 def test_questions_are_read_in_the_forms_of_public_data_sets(row: dict) -> None:
@@ -185,14 +186,16 @@ def test_mcnemar_compares_the_questions_that_one_ranker_alone_answers() -> None:
 
 
 @pytest.mark.parametrize(("row", "problem"), [
-    ({"choices": ["a", 2], "answer": 0}, "a question or a choice is not a string"),
+    ({"choices": ["a", 2], "answer": 0}, "the question and each of the choices must be a string"),
+    ({"choices": "ab", "answer": 0}, "the question and each of the choices must be a string"),
+    ({"choices": {"label": ["A", "A"], "text": ["a", "b"]}, "answer": "A"}, "answer is 'A'; it m"),
     ({"choices": ["a"], "answer": 0}, "choices has fewer than two items"),
     ({"choices": ["a", "b"], "answer": 2}, "answer is 2; it must be one of 0, 1"),
     ({"choices": ["a", "b"], "answer": "C"}, "answer is 'C'; it must be one of A, B"),
     ({"choices": [], "answer": 0}, "list index out of range"),
     ({"choices": 3, "answer": 0}, "object of type 'int' has no len"),
     ({"choices": ["a", "b"]}, "no 'answer'"),
-    ({"choices": ["a", "b"], "answer": True}, "a question or a choice is not a string"),
+    ({"choices": ["a", "b"], "answer": True}, "answer is True; it must be one of 0, 1"),
 ])  # fmt: skip
 def test_wrong_question_is_named(tmp_path: Path, row: dict, problem: str) -> None:
     rows = [make_questions(0)[0], {"question": "?"} | row]

@@ -174,11 +174,19 @@ def test_a_collection_is_read_as_its_own_loader_reads_it(data: Path, capsys: Cap
     only_line(capsys.readouterr().err, "2 judgements of unknown claims or documents are skipped")
 
 
+def test_one_document_cannot_be_ranked(data: Path) -> None:
+    (data / "corpus.jsonl").write_text('{"_id": "d10", "text": "a"}')
+    with pytest.raises(common.ScriptError, match="there is only one document; a ranking needs two"):
+        lab_retrieval.main(["--data", str(data)])
+
+
 @pytest.mark.parametrize(("name", "content", "problem"), [
     ("qrels/test.tsv", f"{HEADER}c1\td99\t1\n", "no document is relevant to any claim"),
     ("qrels/test.tsv", f"{HEADER}c1\td1\t1\nc1\td1\t2\n", "row 3: claim 'c1' and document 'd1'"),
     ("corpus.jsonl", f"{SOME}\n\n{SOME}", "line 3: the id 'c1' is also in line 1"),
     ("queries.jsonl", f"{SOME}\n{SOME}", "line 2: the id 'c1' is also in line 1"),
+    ("corpus.jsonl", "[" * 100_000, "line 1 is not JSON .maximum recursion depth exceeded"),
+    ("corpus.jsonl", '{"_id": "d1", "text": "\\ud800"}', "line 1 is not JSON .'utf-8' codec can't"),
     ("qrels/train.tsv", f"{HEADER}c1\td1\t0.5\n", "row 2: score '0.5' is not an integer"),
     ("qrels/train.tsv", f"{HEADER}c1\td1\t0\n", "no document is relevant to any claim"),
 ])  # fmt: skip

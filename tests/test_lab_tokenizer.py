@@ -5,11 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import common
+import lab_common
 import lab_tokenizer
+import task04
+import task05
+import task06
+import task08
+import task11
 
 import pytest
 from conftest import EXPECTED, SHARED
-from transformers import GPT2Tokenizer
+from transformers import AutoTokenizer, GPT2Tokenizer
+
+
+@pytest.mark.parametrize(
+    "name", [task04.MODEL, task05.MODEL, task06.MODEL, task08.TOKENIZER, task11.MODEL]
+)
+def test_tokenizer_has_its_own_class(
+    name: str, checkpoints: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = checkpoints / name
+    options = ["--model", str(folder), "--text", str(lab_common.VERSES)]
+    assert lab_tokenizer.main(options) == 0
+    ids = common.load(AutoTokenizer, folder)("Hello World")["input_ids"]
+    assert capsys.readouterr().out.splitlines()[1].endswith(f"  {ids}")
 
 
 def test_run_prints_the_recorded_output(inferno: Path, capsys: pytest.CaptureFixture) -> None:

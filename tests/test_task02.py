@@ -16,6 +16,7 @@ import torch
 from conftest import EXPECTED
 from scipy.special import expit as sigmoid
 from torch import nn
+from torch.utils.data import TensorDataset
 
 FRAME = pd.DataFrame({"value": np.sin(np.arange(300) / 5).astype("float32")})
 WAVES = common.sequence_dataset(*common.create_sequences(FRAME, 24))  # 8 * 32 + 20 windows
@@ -44,6 +45,13 @@ def new_model() -> tuple[nn.Sequential, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = nn.Sequential(common.ConsumptionLSTM(hidden_size=8), nn.Dropout(0.3))
     return model, torch.optim.AdamW(model.parameters(), 1e-2)
+
+
+def test_loss_that_is_no_number_is_an_error() -> None:
+    inputs, targets = WAVES.tensors
+    model, optimizer = new_model()
+    with pytest.raises(common.ScriptError, match="the training loss is (inf|nan), not a finite nu"):
+        task02.train_epoch(model, TensorDataset(inputs, targets * 1e30), 32, optimizer)
 
 
 def test_epoch_drops_the_last_batch_and_only_training_has_dropout() -> None:

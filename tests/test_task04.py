@@ -20,6 +20,8 @@ def test_settings_are_the_checkpoints_but_for_the_limit(checkpoints: Path) -> No
         assert task04.summarise(*pair, task04.LONG_TEXT) == recorded
     with patch.object(task04, "MAX_LENGTH", 35):
         assert len(task04.summarise(*pair, task04.LONG_TEXT)) < len(recorded)
+    settings["max_new_tokens"] = 5  # does not beat the task's limit
+    assert task04.summarise(*pair, task04.LONG_TEXT) == recorded
     settings["prefix"] = "in Bulgarian: "
     with_prefix = task04.summarise(*pair, task04.LONG_TEXT)
     del settings["prefix"]

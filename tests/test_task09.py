@@ -13,7 +13,7 @@ import task09
 
 import pytest
 import torch
-from conftest import EXPECTED, ModelAndTokenizer, load_pair
+from conftest import EXPECTED, ModelAndTokenizer, load_pair, only_line
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -27,6 +27,18 @@ def classifier(checkpoints: Path) -> Path:
 def pair(classifier: Path) -> ModelAndTokenizer:
     model = task09.add_head(AutoModelForSequenceClassification, classifier, task09.LABELS)
     return model, common.load(AutoTokenizer, classifier)
+
+
+def test_long_texts_are_read_to_the_models_limit_and_a_note_says_so(
+    pair: ModelAndTokenizer, capsys: pytest.CaptureFixture
+) -> None:
+    model, tokenizer = pair[0].eval(), pair[1]
+    texts = ["the tower " * 20, "the tower " * 20 + "is bad", "the tower " * 300]
+    first, second, _ = task09.predict(model, tokenizer, texts[:2] + texts[:1]).tolist()
+    assert first != second  # after 20 tokens, the length in task 08
+    assert capsys.readouterr().err == ""
+    task09.predict(model, tokenizer, texts)
+    only_line(capsys.readouterr().err, "the model reads 512 tokens of a text; the rest is cut off")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
