@@ -50,7 +50,7 @@ def new_model() -> tuple[nn.Sequential, torch.optim.Optimizer]:
 def test_loss_that_is_no_number_is_an_error() -> None:
     inputs, targets = WAVES.tensors
     model, optimizer = new_model()
-    with pytest.raises(common.ScriptError, match=r"the training loss is (inf|nan), not a finite nu"):
+    with pytest.raises(common.ScriptError, match=r"the training loss is (inf|nan), not a finite"):
         task02.train_epoch(model, TensorDataset(inputs, targets * 1e30), 32, optimizer)
 
 
