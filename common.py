@@ -103,8 +103,9 @@ def prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an encoding without Cyrillic is no error
             stream.reconfigure(errors="backslashreplace")
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        os.environ.pop(name, None)  # with them, Trainer waits for other processes
+    for name in list(os.environ):  # of launchers; with them, Trainer waits for other processes
+        if name.startswith("ACCELERATE_") or name.endswith(("RANK", "WORLD_SIZE", "PMI_SIZE")):
+            del os.environ[name]
     if matplotlib := sys.modules.get("matplotlib"):
         matplotlib.rcParams["text.parse_math"] = False  # a label such as "$10-$20" is plain text
 

@@ -561,7 +561,10 @@ def test_endpoint_with_a_wrong_port_does_not_prevent_the_import() -> None:
         assert out.strip() == endpoint.replace("/", "")  # which `hub_errors` reports
 
 
-def test_code_in_a_checkpoint_is_not_executed(checkpoints: Path, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_executed(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask
     folder = copytree(checkpoints / task04.MODEL, tmp_path / "edited")
     marker = tmp_path / "executed"
     (folder / "code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Config: pass\n")

@@ -232,6 +232,8 @@ def test_training_takes_one_step_per_batch_and_ends_at_rate_zero() -> None:
     assert (len(moves), model.training) == (100, False)  # in eval mode as before
     assert moves[9] == max(moves) == pytest.approx(0.01, rel=0.05)
     assert max(5 * moves[0], 1000 * moves[-1]) < moves[9]
+    with pytest.raises(common.ScriptError, match="the training loss is nan, not a finite number"):
+        lab_common.train(model, lambda _: model.weight.sum() * torch.nan, [[0]], 0.01)
 
 
 # --- Docstrings as data -------------------------------------------------------------------------

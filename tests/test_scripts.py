@@ -106,6 +106,17 @@ def test_a_wrong_option_exits_with_2(
     assert f"unrecognized arguments: {argument}" in printed.err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("script", ["task05", "dante_gpt"])
+@pytest.mark.parametrize("value", ["1e-300", "-1", "nan", "inf"])
+def test_a_temperature_that_overflows_exits_with_2(
+    script: str, value: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(script).main([f"--temperature={value}"])
+    assert end.value.code == 2
+    assert f"{value} is not in the range 0.01 to 100" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_importing_the_scripts_prints_reads_and_writes_nothing(tmp_path: Path) -> None:
     watched = str(tmp_path), str(ROOT / "DATA"), str(ROOT / "results")
     code = f"""

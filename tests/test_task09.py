@@ -41,6 +41,12 @@ def test_long_texts_are_read_to_the_models_limit_and_a_note_says_so(
     only_line(capsys.readouterr().err, "the model reads 512 tokens of a text; the rest is cut off")
 
 
+def test_probability_that_is_no_number_is_an_error(pair: ModelAndTokenizer) -> None:
+    torch.nn.init.constant_(pair[0].classifier.bias, torch.nan)
+    with pytest.raises(common.ScriptError, match="an output of this model is nan, not a finite"):
+        task09.predict(*pair, task09.INPUT_TEXT)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
