@@ -142,8 +142,8 @@ def read_splits(dataset: str, folder: Path | None, seed: int) -> dict[str, pd.Da
     elif Path(dataset).suffix.lower() == ".csv":
         splits = {"train": read_table(Path(dataset))}
     else:
-        names = ", ".join((*DATASETS, "docstrings"))
-        raise common.ScriptError(f"{dataset}: --dataset takes {names} or a CSV file")
+        known = ", ".join((*DATASETS, "docstrings"))
+        raise common.ScriptError(f"{dataset}: --dataset takes {known} or a CSV file")
     generator = np.random.default_rng(seed)
     for name in ("test", "validation"):
         if name not in splits:
