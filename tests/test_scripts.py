@@ -112,7 +112,7 @@ def test_a_temperature_that_overflows_exits_with_2(
     script: str, value: str, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(script).main([f"--temperature={value}"])
+        importlib.import_module(script).main([f"--temperature={value}", "--nonsense"])
     assert end.value.code == 2
     assert f"{value} is not in the range 0.01 to 100" in capsys.readouterr().err.splitlines()[-1]
 
