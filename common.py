@@ -355,12 +355,12 @@ def read_text(path: Path) -> str:
         is_utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = raw.decode("utf-16" if is_utf_16 else "utf-8-sig")
     except UnicodeDecodeError:
-        text = raw.decode("cp1252", errors="replace")  # undefined bytes become U+FFFD
-        if "\ufffd" not in text:
+        text = raw.decode("cp1252", errors="replace").replace("\ufffd", "\0")  # undefined bytes
+        if "\0" not in text:
             note(f"{path}: not UTF-8; read as Windows-1252")
     text = re.sub(r"\x1a\s*\Z", "", text)  # Ctrl-Z, the end of a text in DOS
     text = re.sub(r"\r\n?", "\n", text)  # line breaks of Windows and of old Macs
-    if re.search(r"[\x00-\x08\x0e-\x1f\ufffd]", text):
+    if re.search(r"[\x00-\x08\x0e-\x1f]", text):
         raise ScriptError(f"{path}: not a text file in UTF-8 or Windows-1252")
     return text
 

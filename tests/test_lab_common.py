@@ -158,9 +158,9 @@ def test_data_set_is_downloaded_once(cache: Path, server: Server, monkeypatch: P
 
 
 def test_json_lines_are_read_or_the_wrong_line_is_named(tmp_path: Path) -> None:
-    path, row = tmp_path / "rows.jsonl", '{"a": 1, "b": "x\u2028y"}'
+    path, row = tmp_path / "rows.jsonl", '{"a": 1, "b": "x\u2028y\ufffd"}'
     path.write_text(f"\ufeff{row}\n\n", encoding="utf-8")
-    assert lab_common.read_jsonl(path, a=int, b=str) == {1: {"a": 1, "b": "x\u2028y"}}
+    assert lab_common.read_jsonl(path, a=int, b=str) == {1: {"a": 1, "b": "x\u2028y\ufffd"}}
     path.write_text(f'{row}\n{{"a": true}}', encoding="utf-8")
     with pytest.raises(common.ScriptError, match=r"rows.jsonl: line 2: 'a' must be an integer"):
         lab_common.read_jsonl(path, a=int)
