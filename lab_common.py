@@ -345,20 +345,23 @@ def compute_features(
     common.keep_freed_memory()
     model.eval()
     order = sorted(range(len(ids)), key=lambda text: -len(ids[text]))
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in poolings}
+    features: dict[str, np.ndarray] = {}
     start = 0
     with tqdm(total=len(ids), unit=" texts", delay=1) as bar, torch.inference_mode():
         while start < len(ids):
             size = max(1, BATCH_TOKENS // len(ids[order[start]]))  # the longest text comes first
-            batch = pad_batch([ids[text] for text in order[start : start + size]], model.device)
+            texts = order[start : start + size]
             start += size
+            batch = pad_batch([ids[text] for text in texts], model.device)
             states = model(**batch, output_hidden_states=True).hidden_states
             for name, pooling in poolings.items():
-                features = pooling(states, batch["attention_mask"])  # (batch, width)
-                parts[name].append(features.float().cpu().numpy())
-            bar.update(len(batch["input_ids"]))
-    original = np.argsort(order)  # undoes the sorting
-    return {name: np.concatenate(rows)[original] for name, rows in parts.items()}
+                rows = pooling(states, batch["attention_mask"]).float().cpu().numpy()
+                # copied into place, because a view of the states would keep all of them in memory
+                if name not in features:
+                    features[name] = np.empty((len(ids), rows.shape[1]), np.float32)
+                features[name][texts] = rows  # (batch, width)
+            bar.update(len(texts))
+    return features
 
 
 def encode(
@@ -432,7 +435,7 @@ def train(
     `batch_loss` returns the loss of a batch. The caller chooses train or eval mode.
     """
     common.keep_freed_memory()
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, fused=True)
     schedule = common.one_cycle(optimizer, len(batches))
     with tqdm(batches, unit=" steps") as bar:
         for batch in bar:
