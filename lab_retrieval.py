@@ -315,11 +315,19 @@ def train_encoder(
     documents = torch.from_numpy(document_features).to(model.device)
     documents = nn.functional.normalize(documents)  # (documents, width)
 
-    def batch_loss(batch: list[int]) -> torch.Tensor:
-        rows, positives = pairs[batch].T.tolist()
+    def encode(rows: list[int]) -> torch.Tensor:
         inputs = lab_common.pad_batch([ids[row] for row in rows], model.device)
         states = (model(**inputs).last_hidden_state,)  # (claims, time, width)
-        means = lab_common.mean_pooling(states, inputs["attention_mask"])  # (claims, width)
+        return lab_common.mean_pooling(states, inputs["attention_mask"])  # (claims, width)
+
+    def batch_loss(batch: list[int]) -> torch.Tensor:
+        batch = sorted(batch, key=lambda pair: len(ids[pairs[pair, 0]]))
+        rows, positives = pairs[batch].T.tolist()
+        parts = [
+            rows[: BATCH // 2],
+            rows[BATCH // 2 :],
+        ]  # short claims are not padded to the longest
+        means = torch.cat([encode(part) for part in parts if part])  # (claims, width)
         cosines = nn.functional.normalize(means) @ documents.T  # (claims, documents)
         ignored = relevant[rows]  # (claims, documents), a copy
         ignored[range(len(rows)), positives] = False  # other relevant documents: no negatives
