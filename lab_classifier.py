@@ -54,6 +54,7 @@ from sklearn.metrics import (
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.class_weight import compute_class_weight
+from threadpoolctl import threadpool_limits
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -219,9 +220,13 @@ def encode_labels(
 def fit_linear(
     estimator: BaseEstimator, inputs: Any, labels: np.ndarray, weighted: bool, c: float
 ) -> Predict:
-    """Fit a linear classifier of scikit-learn, with the inverse `c` of its regularisation."""
-    class_weight = "balanced" if weighted else None
-    return clone(estimator).set_params(C=c, class_weight=class_weight).fit(inputs, labels).predict
+    """Fit a linear classifier of scikit-learn, with the inverse `c` of its regularisation.
+
+    NumPy computes on one thread: a second one slows it down whenever another process is busy.
+    """
+    estimator = clone(estimator).set_params(C=c, class_weight="balanced" if weighted else None)
+    with threadpool_limits(1, "blas"):
+        return estimator.fit(inputs, labels).predict
 
 
 def fit_mlp(inputs: np.ndarray, labels: np.ndarray, weighted: bool, dropout: float) -> Predict:
@@ -281,8 +286,8 @@ def word_features(texts: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def standardise(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Scale each feature to mean 0 and standard deviation 1 over the training texts."""
-    scaler = StandardScaler().fit(features["train"])
+    """Scale each feature, in place, to mean 0 and standard deviation 1 over the training texts."""
+    scaler = StandardScaler(copy=False).fit(features["train"])
     return {name: scaler.transform(rows) for name, rows in features.items()}
 
 
