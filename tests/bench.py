@@ -11,8 +11,8 @@
     python tests/bench.py shots --model bundled   accuracy of task 10 with 0, 1 and 2 examples
     python tests/bench.py busy      short runs alone and beside an endless loop, with threads that
                                     wait passively and actively
-    python tests/bench.py features --text FILE    encoding the lines of a text in batches, and one
-                                                  at a time
+    python tests/bench.py features --text FILE    encoding the lines of a text, against the bare
+                                                  matrix products of the same shapes
     python tests/bench.py retrieval --data DIR    speed of indexing and searching SciFact
     python tests/bench.py retrieval-settings --data DIR    settings of the fine-tuning, compared on
                                                   a held-out tenth of the training claims
@@ -581,43 +581,60 @@ def load_encoder(name: str) -> tuple[Any, Any]:
     return common.load(AutoModel, folder), common.load(AutoTokenizer, folder)
 
 
-def make_features(name: str, texts: list[str], in_batches: bool) -> Run:
-    """Return a contestant that encodes texts, in batches or one at a time."""
+def load_for_features(name: str, texts: list[str]) -> tuple[Any, Run]:
+    """Return an encoder, and a run that computes the features of texts with it."""
     model, tokenizer = load_encoder(name)
+    ids = lab_common.tokenize(tokenizer, texts)
+    return model, partial(lab_common.compute_features, model, ids, lab_classifier.POOLINGS)
 
-    def batches() -> None:
-        ids = lab_common.tokenize(tokenizer, texts)
-        lab_common.compute_features(model, ids, lab_classifier.POOLINGS)
+
+def make_features(name: str, texts: list[str]) -> Run:
+    """Return a contestant that computes the features of texts."""
+    return load_for_features(name, texts)[1]
+
+
+def make_products(name: str, texts: list[str]) -> Run:
+    """Return a contestant that only multiplies matrices of the shapes in `make_features`."""
+    model, encode = load_for_features(name, texts)
+    shapes: list[tuple[int, int]] = []  # batch and length
+    hook = model.register_forward_pre_hook(
+        lambda _, __, batch: shapes.append(tuple(batch["input_ids"].shape)), with_kwargs=True
+    )
+    encode()
+    hook.remove()
+    layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
+    weights = [  # of queries, keys, values, output, up and down: (outputs, inputs) each
+        layer.weight
+        for title, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and "pooler" not in title
+    ]
+    longest = max(batch * length for batch, length in shapes)
+    inputs = {size: torch.randn(longest, size) for size in {w.shape[1] for w in weights}}
+    states = torch.randn(longest * model.config.hidden_size)
 
     @torch.inference_mode()
-    def one_at_a_time() -> None:
-        for text in texts:
-            inputs = tokenizer(text, truncation=True, return_tensors="pt")
-            states = model(**inputs, output_hidden_states=True).hidden_states
-            for pooling in lab_classifier.POOLINGS.values():
-                pooling(states, inputs["attention_mask"])
+    def run() -> None:
+        for batch, length in shapes:
+            size = batch * length * model.config.hidden_size
+            head = states[:size].view(batch * heads, length, -1)  # (batch * heads, length, width)
+            for weight in weights:
+                torch.mm(inputs[weight.shape[1]][: batch * length], weight.t())
+            for _ in range(layers):
+                torch.bmm(torch.bmm(head, head.transpose(1, 2)), head)
 
-    return batches if in_batches else one_at_a_time
+    return run
 
 
 def bench_features(name: str, text: str) -> None:
-    """Compare encoding in batches and one text at a time, in speed and in the features."""
+    """Compare the encoding of lines with the matrix products that it consists of."""
     lines = [line for line in text.splitlines() if line.strip()]
     texts = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))[:LINES]]
     contestants = {
-        "batches of similar length": partial(make_features, name, texts, True),
-        "one text at a time": partial(make_features, name, texts, False),
+        "features": partial(make_features, name, texts),
+        "matrix products alone": partial(make_products, name, texts),
     }
-    rates = compare_rates(contestants, len(texts), "texts", FEW_ROUNDS)
-    print_ratio("batches / one at a time", *rates.values())
-    model, tokenizer = load_encoder(name)
-    ids, poolings = lab_common.tokenize(tokenizer, texts), lab_classifier.POOLINGS
-    together = lab_common.compute_features(model, ids, poolings)
-    alone = [lab_common.compute_features(model, [each], poolings) for each in ids]
-    for pooling, features in together.items():
-        rows = np.concatenate([each[pooling] for each in alone])
-        difference = np.abs(features - rows).max() / np.abs(rows).max()
-        print(f"{pooling}: largest difference {difference:.1e} of the largest feature")
+    rates = compare_rates(contestants, len(texts), "texts")
+    print_ratio("features / matrix products alone", *rates.values())
 
 
 def bench_retrieval(name: str, folder: Path | None) -> None:
