@@ -77,6 +77,7 @@ POOLINGS = {
     "mean": lab_common.mean_pooling,
     "layers": lab_common.all_layers_pooling,
 }
+CHUNK = 1000  # texts whose features are averaged at a time
 SVM, SVM_C = LinearSVC(), (0.1, 0.3, 1.0)  # a smaller C keeps the weights smaller
 LOGISTIC, LOGISTIC_C = LogisticRegression(tol=1e-3, max_iter=1000), (0.001, 0.003, 0.01)
 DROPOUT = (0.3, 0.6)
@@ -287,7 +288,9 @@ def word_features(texts: dict[str, list[str]]) -> dict[str, Any]:
 
 def standardise(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Scale each feature, in place, to mean 0 and standard deviation 1 over the training texts."""
-    scaler = StandardScaler(copy=False).fit(features["train"])
+    train, scaler = features["train"], StandardScaler(copy=False)
+    for start in range(0, len(train), CHUNK):  # `fit` would copy all of them in double precision
+        scaler.partial_fit(train[start : start + CHUNK])
     return {name: scaler.transform(rows) for name, rows in features.items()}
 
 
