@@ -323,11 +323,8 @@ def train_encoder(
     def batch_loss(batch: list[int]) -> torch.Tensor:
         batch = sorted(batch, key=lambda pair: len(ids[pairs[pair, 0]]))
         rows, positives = pairs[batch].T.tolist()
-        parts = [
-            rows[: BATCH // 2],
-            rows[BATCH // 2 :],
-        ]  # short claims are not padded to the longest
-        means = torch.cat([encode(part) for part in parts if part])  # (claims, width)
+        halves = rows[: BATCH // 2], rows[BATCH // 2 :]  # the short claims need little padding
+        means = torch.cat([encode(half) for half in halves if half])  # (claims, width)
         cosines = nn.functional.normalize(means) @ documents.T  # (claims, documents)
         ignored = relevant[rows]  # (claims, documents), a copy
         ignored[range(len(rows)), positives] = False  # other relevant documents: no negatives
