@@ -18,7 +18,7 @@ that is also relevant to a training claim. The last column of the table is for t
     python lab_retrieval.py --data DIR           any collection in BEIR's form: corpus.jsonl,
                                                  queries.jsonl, qrels/train.tsv, qrels/test.tsv
 
-The first run takes about ten minutes; features and the trained encoder are saved in results/. The
+The first run takes about six minutes; features and the trained encoder are saved in results/. The
 next runs, and those with --query, take half a minute. Expect an nDCG@10 of 0.84, or 0.75 for claims
 about abstracts that are not in the training data.
 """
