@@ -48,8 +48,8 @@ VERSES = common.DATA / "verses.txt"  # verses in terza rima, written for this pr
 def clean_text(text: str) -> str:
     """Return a text without trailing whitespace, or the Inferno alone if it is in the text.
 
-    HTML pages become plain text. The edition with the published figures
-    is cut out, from its first verse to its last: the file has a head and a foot, or is a page.
+    HTML pages become plain text. The edition with the published figures is cut out, from its first
+    verse to its last: the file has a head and a foot, or is a page.
     """
     if re.match(r"\s*<(!doctype|html|pre)\b", text, re.IGNORECASE):
         preformatted = re.search(r"<pre\b[^>]*>(.*)</pre>", text, re.IGNORECASE | re.DOTALL)

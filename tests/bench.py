@@ -38,6 +38,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -775,21 +776,20 @@ BUSY_ROUNDS = 3
 
 def seconds_of_run(command: list[str], policy: str, is_busy: bool) -> float:
     """Return the duration of a run with a wait policy, alone or beside an endless loop."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if is_busy else None
-    with TemporaryDirectory() as folder:
+    script, *options = command
+    environment = os.environ | {"OMP_WAIT_POLICY": policy, "HF_HUB_OFFLINE": "1"}
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        options = [option.format(folder=folder) for option in options]
+        path = str(common.DATA.parent / script)
+        run = make_process([sys.executable, path, *options], environment)
+        if is_busy:
+            other = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            )
+            stack.callback(other.kill)  # after an error too
         start = time.monotonic()
-        subprocess.run(
-            [sys.executable, *(part.format(folder=folder) for part in command)],
-            check=True,
-            cwd=common.DATA.parent,
-            env=os.environ | {"OMP_WAIT_POLICY": policy, "HF_HUB_OFFLINE": "1"},
-            stdout=DEVNULL,
-            stderr=DEVNULL,
-        )
-        seconds = time.monotonic() - start
-    if other:
-        other.kill()
-    return seconds
+        run()
+        return time.monotonic() - start
 
 
 def bench_busy() -> None:

@@ -183,8 +183,8 @@ SHORTER = (
     *((dante_gpt, "QUICK_STEPS", 10), (dante_gpt, "MEASURED_LENGTH", 100)),
     *((lab_generation, "MAX_NEW_TOKENS", 10), (lab_multiple_choice, "RANKER_EPOCHS", 2)),
 )
-BUNDLED = {"task04", "task05", "task06", "task07", "task08", "task09", "task10", "task11", "task12"}
-BUNDLED |= {"lab_tokenizer", "lab_generation", "lab_classifier"}  # their default is on the Hub
+# scripts whose default model is on the Hub
+BUNDLED = {script for model in common.HUB_MODELS for script in model.scripts.split(", ")}
 
 
 def words_and_numbers(text: str) -> tuple[list[str], list[float]]:
