@@ -1,11 +1,7 @@
-"""Helpers of the thirteen tasks: running a script, data, the LSTM, Hugging Face models, metrics.
+"""Helpers of all scripts: running a script, data, the LSTM of the tasks, metrics.
 
-    python common.py                 list the models of the scripts, on the Hub and bundled
-    python common.py --fetch         download the ones that are missing on this machine
-
-Takes seconds, and with --fetch as long as the download of 4.7 GB. Libraries that take seconds to
-import and that most scripts do not need (transformers, evaluate, datasets, matplotlib, pooch) are
-imported in the functions that use them.
+Libraries that take seconds to import and that most scripts do not need (evaluate, datasets,
+matplotlib, pooch, huggingface_hub) are imported in the functions that use them.
 """
 
 from __future__ import annotations
@@ -18,7 +14,6 @@ import csv
 import ctypes
 import inspect
 import io
-import json
 import math
 import os
 import random
@@ -28,9 +23,9 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 # Libraries read these variables when they are imported. So the scripts import this module first.
@@ -48,11 +43,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 if TYPE_CHECKING:
-    from bundled import Bundled
-
     import evaluate
     from matplotlib.figure import Figure
-    from transformers import PreTrainedModel
 
 # --- 1. Running a script ------------------------------------------------------------------------
 
@@ -123,6 +115,22 @@ def split_sentences(text: str) -> list[str]:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's name if it has no message."""
     return str(error).strip().partition("\n")[0][:160] or type(error).__name__
+
+
+@contextlib.contextmanager
+def checkpoint_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of a library that computes with a checkpoint into a `ScriptError`.
+
+    Nearly anything can be wrong with a checkpoint: its chat template, its special tokens, or sizes
+    that do not fit together.
+    """
+    try:
+        yield
+    except (ScriptError, OSError):
+        raise
+    except Exception as error:
+        name = type(error).__name__
+        raise ScriptError(f"{folder}: this model failed ({name}: {first_line(error)})") from error
 
 
 def finite(value: float, name: str) -> float:
@@ -341,6 +349,29 @@ def download(url: str, sha256: str | None, path: Path) -> None:
         raise ScriptError(f"the download of {url} failed: {first_line(error)}") from error
     except ValueError as error:  # raised by pooch, which deletes the file
         raise ScriptError(f"the file at {url} has the wrong SHA-256 and was discarded") from error
+
+
+@contextlib.contextmanager
+def hub_errors(name: str) -> Iterator[str]:
+    """Check that the Hub responds, yield the URL of a page, and turn errors into `ScriptError`."""
+    from httpx2 import HTTPError  # the HTTP library of huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        raise ScriptError("HF_HUB_OFFLINE is set, so nothing can be downloaded")
+    if not urlsplit(constants.ENDPOINT).netloc:
+        raise ScriptError(f"HF_ENDPOINT is {constants.ENDPOINT!r}; it must be a URL with https://")
+    check_server(constants.ENDPOINT)
+    page = f"{constants.ENDPOINT}/{name}"
+    try:
+        yield page
+    except GatedRepoError as error:
+        raise ScriptError(f"{page} requires you to log in and accept its terms") from error
+    except RepositoryNotFoundError as error:
+        raise ScriptError(f"{page} does not exist or is private") from error
+    except (HFValidationError, HTTPError, OSError, RuntimeError) as error:
+        raise ScriptError(f"{page} cannot be downloaded ({first_line(error)})") from error
 
 
 def read_text(path: Path) -> str:
@@ -577,259 +608,7 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 512 << 20)
 
 
-# --- 4. Hugging Face ----------------------------------------------------------------------------
-
-
-class HubModel(NamedTuple):
-    """A model that scripts load from the Hugging Face Hub by default."""
-
-    name: str
-    licence: str
-    megabytes: int  # of the download
-    scripts: str
-    weights: bool = True  # False if the scripts need only its tokenizer
-
-
-SST2 = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
-HUB_MODELS = (
-    HubModel("cnicu/t5-small-booksum", "MIT", 242, "task04"),
-    HubModel("Qwen/Qwen3-0.6B", "Apache-2.0", 1519, "task05"),
-    HubModel("Helsinki-NLP/opus-mt-es-bg", "Apache-2.0", 310, "task06"),
-    HubModel("distilbert/distilbert-base-cased-distilled-squad", "Apache-2.0", 261, "task07"),
-    HubModel("google/flan-t5-base", "Apache-2.0", 993, "task07, task10"),
-    HubModel("distilbert/distilbert-base-uncased", "Apache-2.0", 1, "task08", weights=False),
-    HubModel(SST2, "Apache-2.0", 268, "task09"),
-    HubModel("openai-community/gpt2", "MIT", 551, "task11, lab_generation"),
-    HubModel("Helsinki-NLP/opus-mt-es-en", "Apache-2.0", 316, "task12"),
-    HubModel("openai-community/gpt2", "MIT", 3, "lab_tokenizer", weights=False),
-    HubModel("distilbert/distilbert-base-uncased", "Apache-2.0", 268, "lab_classifier"),
-)
-# Which files of a repository to download: many repositories hold the weights in several formats.
-SETTINGS_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
-TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "*.model", "*.spm")
-WEIGHTS_FILES = ("*.safetensors", "pytorch_model*.bin")  # the first format that exists
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Return whether a folder contains a file in which tokenizers are saved."""
-    return any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern))
-
-
-def snapshot(name: str, weights: bool, **options: Any) -> Path | None:
-    """Return the folder of a repository with its settings, tokenizer and one format of weights.
-
-    The options are those of `snapshot_download`. Returns None if files are missing.
-    """
-    from huggingface_hub import snapshot_download
-
-    for pattern in WEIGHTS_FILES if weights else TOKENIZER_FILES:
-        wanted = {"allow_patterns": [*SETTINGS_FILES, pattern], "ignore_patterns": "*/*"}
-        folder = Path(snapshot_download(name, **wanted, **options))
-        if any(folder.glob(pattern)) and has_tokenizer(folder):
-            return folder
-    return None
-
-
-def cached_model(name: str, weights: bool = True) -> Path | None:
-    """Return the folder of a model in the Hub's cache, or None if files are missing there.
-
-    Without `weights` only the tokenizer is needed. Raises `ScriptError` for an invalid name.
-    """
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return snapshot(name, weights, local_files_only=True)
-    except LocalEntryNotFoundError:
-        return None
-    except HFValidationError as error:
-        raise ScriptError(f"{name}: neither a folder nor the name of a model") from error
-
-
-def fetch_model(name: str, weights: bool = True) -> Path:
-    """Download a model, or only its tokenizer, into the Hub's cache and return its folder.
-
-    Raises `ScriptError` if the Hub does not respond or the model cannot be downloaded.
-    """
-    with hub_errors(name) as page:
-        if folder := snapshot(name, weights):
-            return folder
-        raise ScriptError(f"{page} has no weights for PyTorch")
-
-
-@contextlib.contextmanager
-def hub_errors(name: str) -> Iterator[str]:
-    """Check that the Hub responds, yield the URL of a page, and turn errors into `ScriptError`."""
-    from httpx2 import HTTPError  # the HTTP library of huggingface_hub
-    from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-
-    if constants.HF_HUB_OFFLINE:
-        raise ScriptError("HF_HUB_OFFLINE is set, so nothing can be downloaded")
-    if not urlsplit(constants.ENDPOINT).netloc:
-        raise ScriptError(f"HF_ENDPOINT is {constants.ENDPOINT!r}; it must be a URL with https://")
-    check_server(constants.ENDPOINT)
-    page = f"{constants.ENDPOINT}/{name}"
-    try:
-        yield page
-    except GatedRepoError as error:
-        raise ScriptError(f"{page} requires you to log in and accept its terms") from error
-    except RepositoryNotFoundError as error:
-        raise ScriptError(f"{page} does not exist or is private") from error
-    except (HFValidationError, HTTPError, OSError, RuntimeError) as error:
-        raise ScriptError(f"{page} cannot be downloaded ({first_line(error)})") from error
-
-
-def find_model(name: str, bundled: Bundled | None = None, weights: bool = True) -> Path:
-    """Return the folder of a model: `name` itself, or the Hub's cache, filled if necessary.
-
-    The name "bundled" stands for `bundled`. It also replaces a default model of the scripts that
-    cannot be downloaded, with a note on standard error. Without `weights` only the tokenizer is
-    downloaded. Raises `ScriptError` if there is no model.
-    """
-    if bundled and name == "bundled":
-        return bundled.folder()
-    if name and Path(name).is_dir():
-        return Path(name)
-    if folder := cached_model(name, weights):
-        return folder
-    fetch = f"`python common.py --fetch {name}`"
-    try:
-        return fetch_model(name, weights)
-    except ScriptError as error:
-        if not bundled or name not in {model.name for model in HUB_MODELS}:
-            raise ScriptError(
-                f"{error}; the model {name} is not on this machine. Download it once with "
-                f"{fetch}, or give the folder of a checkpoint"
-            ) from error
-        note(
-            f"{error}; using the bundled {bundled.name} in place of {name}. Fetch that once with "
-            f"{fetch}"
-        )
-        return bundled.folder()
-
-
-def quiet_transformers() -> None:
-    """Silence the warnings and the progress bars of transformers."""
-    import transformers
-
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    transformers.logging.disable_progress_bar()
-
-
-def check_files(folder: Path) -> None:
-    """Raise `ScriptError` for a pointer of Git LFS or a damaged JSON file in a checkpoint.
-
-    transformers takes a damaged generation_config.json for a missing one.
-    """
-    for path in folder.iterdir():
-        if path.is_file():
-            check_no_pointer(path)
-            if path.suffix == ".json":
-                try:
-                    json.loads(path.read_text(encoding="utf-8"))
-                except (ValueError, RecursionError) as error:
-                    raise ScriptError(f"{path}: damaged ({first_line(error)})") from error
-
-
-@contextlib.contextmanager
-def checkpoint_errors(folder: Path) -> Iterator[None]:
-    """Turn an error of a library that computes with a checkpoint into a `ScriptError`.
-
-    Nearly anything can be wrong with a checkpoint: its chat template, its special tokens, or sizes
-    that do not fit together.
-    """
-    try:
-        yield
-    except (ScriptError, OSError):
-        raise
-    except Exception as error:
-        name = type(error).__name__
-        raise ScriptError(f"{folder}: this model failed ({name}: {first_line(error)})") from error
-
-
-def check_output(model: PreTrainedModel, inputs: object, output: Any) -> None:
-    """Raise `ScriptError` if the first output of a model, such as its logits, is not finite."""
-    finite(float(output[0].detach().max()), f"{model.name_or_path}: an output of this model")
-
-
-def load(auto_class: Any, folder: Path) -> Any:
-    """Load a model, a tokenizer or a configuration from a folder with a class of transformers.
-
-    A model is loaded in float32, on the CPU and in eval mode. Raises `ScriptError` if the folder
-    does not contain such a checkpoint, if a file is damaged, or if weights are missing.
-    """
-    quiet_transformers()
-    is_model = hasattr(auto_class, "from_config")
-    if "Tokenizer" in auto_class.__name__ and not has_tokenizer(folder):
-        raise ScriptError(f"{folder}: no tokenizer in this folder")  # instead of an empty one
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    if is_model:
-        options |= {"dtype": torch.float32, "output_loading_info": True}
-    problem = f"{folder}: not a checkpoint for {auto_class.__name__}"
-    check_files(folder)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
-            loaded = auto_class.from_pretrained(folder, **options)
-    except Exception as error:  # a damaged file can raise nearly any error in these libraries
-        raise ScriptError(f"{problem} ({first_line(error)})") from error
-    if not is_model:
-        return loaded
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):  # transformers initialises them at random
-        raise ScriptError(f"{problem}: it has no {missing[0]}")
-    for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
-            raise ScriptError(f"{problem}: {name} has values that are not finite numbers")
-    if auto_class.__name__ != "AutoModel":  # which takes the encoder of any model
-        for name in model.config.architectures or []:
-            is_classifier = name.endswith(("Classification", "Answering"))
-            if is_classifier and name != type(model).__name__:  # its other weights may be complete
-                raise ScriptError(f"{problem}, but for {name}")
-    model.register_forward_hook(check_output)
-    return model
-
-
-BEAM_SEARCH = (  # settings of a checkpoint that belong to its task, such as translation
-    "num_beams",
-    "length_penalty",
-    "early_stopping",
-    "no_repeat_ngram_size",
-    "repetition_penalty",
-    "renormalize_logits",
-    "bad_words_ids",
-    "min_length",
-    "max_length",
-)
-
-
-def clear_generation_settings(model: PreTrainedModel, keep: Iterable[str] = ()) -> None:
-    """Remove a checkpoint's own settings for `generate`, so that those of the call decide.
-
-    Only the ids of its special tokens and the settings in `keep` stay. Encoder-decoders also keep
-    the tokens that some of them need at the start or the end.
-    """
-    from transformers import GenerationConfig
-
-    settings = model.generation_config.to_dict()
-    kept = {name: settings[name] for name in settings if name.endswith("_token_id")}
-    if not model.config.is_encoder_decoder:
-        kept = {name: token for name, token in kept.items() if not name.startswith("forced")}
-    kept |= {name: settings[name] for name in keep if settings.get(name)}
-    model.generation_config = GenerationConfig(**kept)
-
-
-def check_context(model: PreTrainedModel, length: int) -> None:
-    """Raise `ScriptError` if a model has fewer positions than `length` tokens. T5 has no limit."""
-    positions = getattr(model.config, "max_position_embeddings", math.inf)
-    if length > positions:
-        raise ScriptError(
-            f"the text takes {length} tokens, but the context of this model has {positions}; "
-            "use a model with a longer context"
-        )
-
-
-# --- 5. Metrics ---------------------------------------------------------------------------------
+# --- 4. Metrics ---------------------------------------------------------------------------------
 
 
 def local_metric(function: Callable[..., dict[str, Any]]) -> evaluate.Metric:
@@ -857,33 +636,3 @@ def local_metric(function: Callable[..., dict[str, Any]]) -> evaluate.Metric:
 
     Metric.__name__ = function.__name__
     return Metric(keep_in_memory=True)  # else it writes its arguments to a file
-
-
-def main(argv: list[str] | None = None) -> int:
-    """List the default models of the scripts; with --fetch, download the missing ones first."""
-    parser = argument_parser(__doc__)
-    text = "download these models (default: all that are missing)"
-    parser.add_argument("--fetch", nargs="*", metavar="ID", help=text)
-    arguments = parser.parse_args(argv)
-    from bundled import BUNDLED  # here, because bundled.py imports this module
-
-    if arguments.fetch is not None:
-        with_weights = {model.name for model in HUB_MODELS if model.weights}
-        for name in arguments.fetch or dict.fromkeys(model.name for model in HUB_MODELS):
-            weights = name in with_weights or bool(arguments.fetch)
-            if not cached_model(name, weights):
-                note(f"downloading {name}")
-                fetch_model(name, weights)
-    print(f"{'model':60}{'licence':12} {'MB':>5}  {'here':4}  scripts")
-    for model in HUB_MODELS:
-        here = "yes" if cached_model(model.name, model.weights) else "no"
-        print(f"{model.name:60}{model.licence:12} {model.megabytes:>5}  {here:4}  {model.scripts}")
-    print(f"\n{'bundled model':60}{'licence':12} {'MB':>5}  {'here':4}  scripts")
-    for each in BUNDLED:
-        here = "yes" if each.is_complete() else "no"
-        print(f"{each.name:60}{each.licence:12} {each.megabytes:>5}  {here:4}  {each.scripts}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main))

@@ -32,9 +32,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import bundled
 import common
 import lab_common
+import pretrained
 from lab_common import HubDataset
 
 import numpy as np
@@ -377,7 +377,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset, splits = lab_common.load_dataset(
         arguments, "emotion", lambda name: read_splits(name, arguments.data, seed)
     )
-    folder = common.find_model(arguments.model, bundled.ENCODER)
+    folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
     splits = remove_leaks(splits)
     size = QUICK_TEXTS if arguments.quick else MAX_TEXTS
     splits = {name: draw(table, size, seed) for name, table in splits.items()}
@@ -385,8 +385,8 @@ def main(argv: list[str] | None = None) -> int:
     texts = {name: table["text"].tolist() for name, table in splits.items()}
     print(", ".join(f"{len(texts[name]):,} {name}" for name in SPLITS), "texts")
 
-    tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModel, folder).to(common.select_device(arguments.device))
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    model = pretrained.load(AutoModel, folder).to(common.select_device(arguments.device))
     encoded = {name: lab_common.encode(model, tokenizer, texts[name], POOLINGS) for name in SPLITS}
 
     most_frequent = np.bincount(labels["train"]).argmax()

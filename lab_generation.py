@@ -21,8 +21,8 @@ from itertools import pairwise
 from statistics import mean
 from typing import Any
 
-import bundled
 import common
+import pretrained
 
 import torch
 from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ def generate(
     """Continue the prompt; return all tokens, (time,), and the number of tokens of the prompt."""
     inputs = tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False).to(model.device)
     prompt_length = inputs["input_ids"].shape[1]
-    common.check_context(model, prompt_length + MAX_NEW_TOKENS)
+    pretrained.check_context(model, prompt_length + MAX_NEW_TOKENS)
     tokens = model.generate(  # (1, time)
         **inputs,
         max_new_tokens=MAX_NEW_TOKENS,
@@ -124,10 +124,10 @@ def main(argv: list[str] | None = None) -> int:
     """Generate and measure texts with every setting; print the first text of each."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", model=MODEL)
     arguments = parser.parse_args(argv)
-    folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
-    tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
-    common.clear_generation_settings(model)
+    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    model = pretrained.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
+    pretrained.clear_generation_settings(model)
     rows = {}
     for name, settings in SETTINGS.items():
         texts = (QUICK_TEXTS if arguments.quick else TEXTS) if settings["do_sample"] else 1

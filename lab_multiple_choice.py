@@ -35,9 +35,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-import bundled
 import common
 import lab_common
+import pretrained
 from lab_common import Docstring, HubDataset
 from task09 import add_head
 
@@ -400,9 +400,9 @@ def main(argv: list[str] | None = None) -> int:
         name: shuffle_choices(sample(each, limit, seed), np.random.default_rng(seed))
         for name, each in splits.items()
     }
-    folder = common.find_model(arguments.model, bundled.ENCODER)
-    tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModel, folder).to(device)
+    folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    model = pretrained.load(AutoModel, folder).to(device)
 
     if "validation" not in questions:
         texts = [f"{q.text} {q.choices[q.answer]}" for q in questions["train"]]

@@ -34,9 +34,9 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import bundled
 import common
 import lab_common
+import pretrained
 from lab_common import HubDataset, Poolings
 
 import bm25s
@@ -414,9 +414,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     train, test = collection.qrels["train"], collection.qrels["test"]
     documents, claims = collection.documents(), collection.claims
-    folder = common.find_model(arguments.model, bundled.ENCODER)
-    tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModel, folder).to(common.select_device(arguments.device))
+    folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    model = pretrained.load(AutoModel, folder).to(common.select_device(arguments.device))
 
     def encode(encoder: PreTrainedModel, texts: list[str]) -> dict[str, np.ndarray]:
         """Return the features of texts by [CLS] and by the mean: (texts, width) each."""

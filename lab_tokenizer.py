@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-import bundled
 import common
 import lab_common
+import pretrained
 
 from matplotlib.figure import Figure
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
@@ -70,10 +70,10 @@ def draw_lengths(lines: list[str], counts: list[int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Print the tokens of short texts, then the number of tokens of a long text."""
     arguments = common.argument_parser(__doc__, "--text", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, bundled.GPT2_VOCABULARY, weights=False)
+    folder = pretrained.find_model(arguments.model, pretrained.GPT2_VOCABULARY, weights=False)
     text = lab_common.load_inferno(arguments.text)
     has_settings = any((folder / name).exists() for name in SETTINGS)
-    tokenizer = common.load(AutoTokenizer if has_settings else GPT2Tokenizer, folder)
+    tokenizer = pretrained.load(AutoTokenizer if has_settings else GPT2Tokenizer, folder)
 
     lines = text.splitlines(keepends=True)
     with common.checkpoint_errors(folder):

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import bundled
 import common
+import pretrained
 
 import torch
 from transformers import (
@@ -54,11 +54,11 @@ def summarise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
     all_settings: dict[str, Any] = getattr(model.config, "task_specific_params", None) or {}
     own = all_settings.get("summarization", {})
     prefix = own.get("prefix", "")  # "summarize: " names the task for T5
-    settings = {name: own[name] for name in common.BEAM_SEARCH if name in own}
+    settings = {name: own[name] for name in pretrained.BEAM_SEARCH if name in own}
     settings["max_length"] = MAX_LENGTH  # the task's limit replaces the checkpoint's 200
     inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)
-    common.check_context(model, inputs["input_ids"].shape[1])
-    common.clear_generation_settings(model, keep=common.BEAM_SEARCH)
+    pretrained.check_context(model, inputs["input_ids"].shape[1])
+    pretrained.clear_generation_settings(model, keep=pretrained.BEAM_SEARCH)
     tokens = model.generate(**inputs, **settings)  # (1, time)
     return tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
@@ -87,14 +87,14 @@ def select_sentences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 def main(argv: list[str] | None = None) -> int:
     """Load the model and print the summary of the text."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, bundled.ENCODER)
+    folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
     device = common.select_device(arguments.device)
-    tokenizer = common.load(AutoTokenizer, folder)
-    if common.load(AutoConfig, folder).is_encoder_decoder:
-        model = common.load(AutoModelForSeq2SeqLM, folder).to(device)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    if pretrained.load(AutoConfig, folder).is_encoder_decoder:
+        model = pretrained.load(AutoModelForSeq2SeqLM, folder).to(device)
         write_summary = summarise
     else:
-        model = common.load(AutoModel, folder).to(device)
+        model = pretrained.load(AutoModel, folder).to(device)
         write_summary = select_sentences
     with common.checkpoint_errors(folder):
         print(write_summary(model, tokenizer, LONG_TEXT))

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import re
 
-import bundled
 import common
+import pretrained
 
 from transformers import (
     AutoModelForCausalLM,
@@ -108,8 +108,8 @@ def reply(
         return_token_type_ids=False,  # decoders do not take them
     ).to(model.device)
     prompt_length = inputs["input_ids"].shape[1]
-    common.check_context(model, prompt_length + MAX_NEW_TOKENS)
-    common.clear_generation_settings(model)
+    pretrained.check_context(model, prompt_length + MAX_NEW_TOKENS)
+    pretrained.clear_generation_settings(model)
     sampling = {"temperature": temperature, "top_k": 0} if temperature else {}
     tokens = model.generate(  # (1, time)
         **inputs,
@@ -135,9 +135,9 @@ def main(argv: list[str] | None = None) -> int:
     text = "sample the reply; higher values give more varied words (default: 0, no sampling)"
     parser.add_argument("--temperature", type=common.temperature, default=0, help=text)
     arguments = parser.parse_args(argv)
-    folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
-    tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
+    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    model = pretrained.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     common.seed_everything(arguments.seed)
     with common.checkpoint_errors(folder):
         answer = reply(model, tokenizer, REVIEW, arguments.temperature)

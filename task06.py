@@ -12,8 +12,8 @@ Takes seconds after a download of 310 MB. Expect one Bulgarian sentence.
 
 from __future__ import annotations
 
-import bundled
 import common
+import pretrained
 
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -33,8 +33,8 @@ def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
     """Return the translation of a text, as `pipeline("translation")` of transformers 4 did."""
     prefix = f"{TARGET} " if TARGET in tokenizer.get_vocab() else ""
     inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)
-    common.check_context(model, inputs["input_ids"].shape[1])
-    common.clear_generation_settings(model, keep=common.BEAM_SEARCH)
+    pretrained.check_context(model, inputs["input_ids"].shape[1])
+    pretrained.clear_generation_settings(model, keep=pretrained.BEAM_SEARCH)
     tokens = model.generate(  # (1, time)
         **inputs,  # a translation model brings its own settings, such as 4 or 6 beams
         max_length=model.generation_config.max_length or MAX_LENGTH,
@@ -45,9 +45,11 @@ def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
 def main(argv: list[str] | None = None) -> int:
     """Load the model and print the translation of the sentence."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, bundled.TRANSLATOR)
-    tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModelForSeq2SeqLM, folder).to(common.select_device(arguments.device))
+    folder = pretrained.find_model(arguments.model, pretrained.TRANSLATOR)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    model = pretrained.load(AutoModelForSeq2SeqLM, folder).to(
+        common.select_device(arguments.device)
+    )
     with common.checkpoint_errors(folder):
         print(translate(model, tokenizer, SPANISH_TEXT))
     return 0

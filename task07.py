@@ -20,8 +20,8 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-import bundled
 import common
+import pretrained
 
 import torch
 from transformers import (
@@ -124,8 +124,8 @@ def generate_answer(
         add_special_tokens=not is_chat,  # the template contains them already
     ).to(model.device)
     prompt_length = inputs["input_ids"].shape[1]
-    common.check_context(model, prompt_length + MAX_NEW_TOKENS)
-    common.clear_generation_settings(model)
+    pretrained.check_context(model, prompt_length + MAX_NEW_TOKENS)
+    pretrained.clear_generation_settings(model)
     tokens = model.generate(  # (1, time)
         **inputs,
         max_new_tokens=MAX_NEW_TOKENS,  # the answer is short
@@ -144,18 +144,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = common.select_device(arguments.device)
 
-    extractive_folder = common.find_model(arguments.extractive_model, bundled.READER)
-    generative_folder = common.find_model(arguments.generative_model, bundled.CHAT_MODEL)
+    extractive_folder = pretrained.find_model(arguments.extractive_model, pretrained.READER)
+    generative_folder = pretrained.find_model(arguments.generative_model, pretrained.CHAT_MODEL)
 
-    tokenizer = common.load(AutoTokenizer, extractive_folder)
-    model = common.load(AutoModelForQuestionAnswering, extractive_folder).to(device)
+    tokenizer = pretrained.load(AutoTokenizer, extractive_folder)
+    model = pretrained.load(AutoModelForQuestionAnswering, extractive_folder).to(device)
     with common.checkpoint_errors(extractive_folder):
         extracted = extract(model, tokenizer, QUESTION, CONTEXT)
 
-    is_encoder_decoder = common.load(AutoConfig, generative_folder).is_encoder_decoder
+    is_encoder_decoder = pretrained.load(AutoConfig, generative_folder).is_encoder_decoder
     auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
-    tokenizer = common.load(AutoTokenizer, generative_folder)
-    model = common.load(auto_class, generative_folder).to(device)
+    tokenizer = pretrained.load(AutoTokenizer, generative_folder)
+    model = pretrained.load(auto_class, generative_folder).to(device)
     with common.checkpoint_errors(generative_folder):
         generated = generate_answer(model, tokenizer, QUESTION, CONTEXT)
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import bundled
 import common
+import pretrained
 
 import torch
 from datasets import Dataset
@@ -61,8 +61,8 @@ def tokenize_test(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 def main(argv: list[str] | None = None) -> int:
     """Tokenize both sets and print them."""
     arguments = common.argument_parser(__doc__, model=TOKENIZER).parse_args(argv)
-    folder = common.find_model(arguments.model, bundled.ENCODER, weights=False)
-    tokenizer = common.load(AutoTokenizer, folder)
+    folder = pretrained.find_model(arguments.model, pretrained.ENCODER, weights=False)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
     with common.checkpoint_errors(folder):
         print(f"Tokenized training data:\n{tokenize_train(tokenizer)}")
         print(f"Tokenized test data:\n{tokenize_test(tokenizer)}")

@@ -23,8 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import bundled
 import common
+import pretrained
 import task08
 
 import torch
@@ -56,7 +56,7 @@ def add_head(auto_class: Any, folder: Path, id2label: dict[int, str]) -> PreTrai
     `auto_class` is an Auto class with such a head; `id2label` names its outputs. Raises
     `ScriptError` if the folder contains no checkpoint for it.
     """
-    encoder = common.load(AutoModel, folder)
+    encoder = pretrained.load(AutoModel, folder)
     config = copy.deepcopy(encoder.config)
     config.id2label, config.label2id = id2label, {name: key for key, name in id2label.items()}
     try:
@@ -64,7 +64,7 @@ def add_head(auto_class: Any, folder: Path, id2label: dict[int, str]) -> PreTrai
     except ValueError as error:
         raise common.ScriptError(f"{folder}: no model for {auto_class.__name__}") from error
     model.base_model.load_state_dict(encoder.state_dict())
-    model.register_forward_hook(common.check_output)
+    model.register_forward_hook(pretrained.check_output)
     return model
 
 
@@ -154,8 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.predict:
         if not is_saved_model(folder):
             raise common.ScriptError(f"{folder}: no saved model; run the script without --predict")
-        tokenizer = common.load(AutoTokenizer, folder)
-        model = common.load(AutoModelForSequenceClassification, folder).to(device)
+        tokenizer = pretrained.load(AutoTokenizer, folder)
+        model = pretrained.load(AutoModelForSequenceClassification, folder).to(device)
         print_predictions(model, tokenizer, arguments.predict)
         return 0
 
@@ -164,8 +164,8 @@ def main(argv: list[str] | None = None) -> int:
     if folder.exists() and not (is_saved_model(folder) or arguments.force):
         raise common.ScriptError(f"{folder}: contains something else; --force replaces it")
     common.make_folder(folder.parent)  # fail before the training, not after it
-    encoder_folder = common.find_model(arguments.model, bundled.ENCODER)
-    tokenizer = common.load(AutoTokenizer, encoder_folder)
+    encoder_folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
+    tokenizer = pretrained.load(AutoTokenizer, encoder_folder)
     common.seed_everything(arguments.seed)
     model = add_head(AutoModelForSequenceClassification, encoder_folder, LABELS).to(device)
     train(model, tokenizer, arguments.seed)

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import sys
 
-import bundled
 import common
+import pretrained
 from task07 import GENERATIVE_MODEL as MODEL  # already downloaded for task 07
 
 import torch
@@ -60,7 +60,7 @@ def log_likelihood(
         answer = tokenizer(f" {label}", add_special_tokens=False, return_tensors="pt")["input_ids"]
         answer = answer.to(model.device)  # (1, answer)
         tokens = torch.cat([inputs["input_ids"], answer], dim=1)  # (1, prompt + answer)
-        common.check_context(model, tokens.shape[1])
+        pretrained.check_context(model, tokens.shape[1])
         logits = model(tokens).logits[0, -answer.shape[1] - 1 : -1]  # (answer, vocabulary)
     return -float(torch.nn.functional.cross_entropy(logits, answer[0], reduction="sum"))
 
@@ -76,11 +76,11 @@ def classify(
 def main(argv: list[str] | None = None) -> int:
     """Classify the text without examples and with two in either order; print the label."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
-    tokenizer = common.load(AutoTokenizer, folder)
-    is_encoder_decoder = common.load(AutoConfig, folder).is_encoder_decoder
+    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    is_encoder_decoder = pretrained.load(AutoConfig, folder).is_encoder_decoder
     auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
-    model = common.load(auto_class, folder).to(common.select_device(arguments.device))
+    model = pretrained.load(auto_class, folder).to(common.select_device(arguments.device))
     for examples in ((), EXAMPLES[::-1], EXAMPLES):  # the last one decides
         with common.checkpoint_errors(folder):
             probabilities = classify(model, tokenizer, build_prompt(TEXT, examples))

@@ -16,8 +16,8 @@ import math
 from statistics import fmean
 from typing import Any
 
-import bundled
 import common
+import pretrained
 
 import torch
 from transformers import (
@@ -70,8 +70,8 @@ def perplexity(
 def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """Return the prompt with the model's continuation."""
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    common.check_context(model, MAX_LENGTH)
-    common.clear_generation_settings(model)
+    pretrained.check_context(model, MAX_LENGTH)
+    pretrained.clear_generation_settings(model)
     tokens = model.generate(  # (1, time)
         **inputs,
         max_length=MAX_LENGTH,  # counts the tokens of the prompt too
@@ -84,9 +84,9 @@ def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt:
 def main(argv: list[str] | None = None) -> int:
     """Complete the sentence and print it with its perplexity."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, bundled.CHAT_MODEL)
-    tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
+    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    model = pretrained.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     metric = common.local_metric(perplexity)
     with common.checkpoint_errors(folder):
         text = complete(model, tokenizer, PROMPT)

@@ -22,8 +22,8 @@ import sys
 from itertools import zip_longest
 from typing import Any
 
-import bundled
 import common
+import pretrained
 
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
@@ -53,8 +53,8 @@ def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, senten
     """Return the translation of a sentence, as task 06 computes it."""
     prefix = f"{TARGET} " if TARGET in tokenizer.get_vocab() else ""
     inputs = tokenizer(prefix + sentence, return_tensors="pt").to(model.device)
-    common.check_context(model, inputs["input_ids"].shape[1])
-    common.clear_generation_settings(model, keep=common.BEAM_SEARCH)
+    pretrained.check_context(model, inputs["input_ids"].shape[1])
+    pretrained.clear_generation_settings(model, keep=pretrained.BEAM_SEARCH)
     tokens = model.generate(  # (1, time)
         **inputs,  # with the beams that the checkpoint names
         max_length=model.generation_config.max_length or MAX_LENGTH,
@@ -116,9 +116,11 @@ def evaluate_translations(name: str, predictions: list[str], references: list[li
 def main(argv: list[str] | None = None) -> int:
     """Translate the sentences and compare them with their references."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = common.find_model(arguments.model, bundled.TRANSLATOR)
-    tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModelForSeq2SeqLM, folder).to(common.select_device(arguments.device))
+    folder = pretrained.find_model(arguments.model, pretrained.TRANSLATOR)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    model = pretrained.load(AutoModelForSeq2SeqLM, folder).to(
+        common.select_device(arguments.device)
+    )
 
     with common.checkpoint_errors(folder):
         translation = translate(model, tokenizer, INPUT_SENTENCE_1)

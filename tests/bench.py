@@ -66,12 +66,12 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the scripts
 
-import bundled
 import common
 import dante_gpt
 import lab_classifier
 import lab_common
 import lab_retrieval
+import pretrained
 import task02
 import task09
 import task10
@@ -516,8 +516,8 @@ def bench_metrics() -> None:
 
 def bench_seeds(name: str) -> None:
     """Fine-tune as task 09 does, with each seed; print the probabilities of high risk."""
-    folder = common.find_model(name, bundled.ENCODER)
-    tokenizer, rows = common.load(AutoTokenizer, folder), []
+    folder = pretrained.find_model(name, pretrained.ENCODER)
+    tokenizer, rows = pretrained.load(AutoTokenizer, folder), []
     for seed in range(SEEDS):
         common.seed_everything(seed)
         model = task09.add_head(AutoModelForSequenceClassification, folder, task09.LABELS)
@@ -578,8 +578,8 @@ def bench_hub() -> None:
 
 def load_encoder(name: str) -> tuple[Any, Any]:
     """Load an encoder and its tokenizer on the CPU."""
-    folder = common.find_model(name, bundled.ENCODER)
-    return common.load(AutoModel, folder), common.load(AutoTokenizer, folder)
+    folder = pretrained.find_model(name, pretrained.ENCODER)
+    return pretrained.load(AutoModel, folder), pretrained.load(AutoTokenizer, folder)
 
 
 def load_for_features(name: str, texts: list[str]) -> tuple[Any, Run]:
@@ -746,9 +746,9 @@ Nothing here is new, and nothing here is good.""".splitlines()
 
 def bench_shots(name: str) -> None:
     """Print the accuracy of task 10 on `REVIEWS` with 0, 1 and 2 examples in the prompt."""
-    folder = common.find_model(name, bundled.CHAT_MODEL)
-    tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModelForCausalLM, folder)
+    folder = pretrained.find_model(name, pretrained.CHAT_MODEL)
+    tokenizer = pretrained.load(AutoTokenizer, folder)
+    model = pretrained.load(AutoModelForCausalLM, folder)
     positive, negative = task10.EXAMPLES
     for examples in ((), (positive,), (negative,), (negative, positive), (positive, negative)):
         answers = []

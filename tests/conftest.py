@@ -16,6 +16,7 @@ from typing import Any
 
 import common
 import lab_common
+import pretrained
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def load_pair(folder: Path, auto_class: Any = None) -> ModelAndTokenizer:
         auto_class = AutoModelForCausalLM
         if config.get("is_encoder_decoder"):
             auto_class = AutoModelForSeq2SeqLM
-    return common.load(auto_class, folder), common.load(AutoTokenizer, folder)
+    return pretrained.load(auto_class, folder), pretrained.load(AutoTokenizer, folder)
 
 
 @pytest.fixture(autouse=True)

@@ -43,10 +43,10 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the scripts
 
-import bundled
 import common
 import dante_gpt
 import lab_common
+import pretrained
 import task06
 import task07
 import task12
@@ -219,7 +219,7 @@ def make_translator(tokenizer: MarianTokenizer, start: Path | None) -> MarianMTM
     )
     model = MarianMTModel(config)
     if start:
-        weights = common.load(MarianMTModel, start).float().state_dict()
+        weights = pretrained.load(MarianMTModel, start).float().state_dict()
         old = json.loads((start / "vocab.json").read_text(encoding="utf-8"))
         new = tokenizer.get_vocab()
         kept = [name for name in new if name in old]
@@ -385,7 +385,7 @@ def make_bundled_translator(
     print(f"{len(training_pairs):,} training pairs; held out: {counts}", flush=True)
     work = STATE / "translator"
     if (work / "vocab.json").exists():
-        tokenizer = common.load(AutoTokenizer, work)
+        tokenizer = pretrained.load(AutoTokenizer, work)
     else:
         tokenizer = make_tokenizer(training_pairs, start, work)
         tokenizer.save_pretrained(work)
@@ -485,13 +485,13 @@ def encode_questions(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> li
 
 def make_reader() -> tuple[BertForQuestionAnswering, PreTrainedTokenizerBase]:
     """Return the bundled encoder with a new head and trainable low-rank matrices."""
-    folder = bundled.ENCODER.folder()
+    folder = pretrained.ENCODER.folder()
     model = BertForQuestionAnswering.from_pretrained(folder).requires_grad_(False)
     model.qa_outputs.requires_grad_(True)
     for layer in model.bert.encoder.layer.modules():
         if isinstance(layer, nn.Linear):
             parametrize.register_parametrization(layer, "weight", LowRank(*layer.weight.shape))
-    return model, common.load(AutoTokenizer, folder)
+    return model, pretrained.load(AutoTokenizer, folder)
 
 
 def train_reader(model: BertForQuestionAnswering, questions: list[Question]) -> None:

@@ -23,7 +23,6 @@ from string import punctuation
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import bundled
 import common
 import dante_gpt
 import dante_verse
@@ -33,6 +32,7 @@ import lab_generation
 import lab_multiple_choice
 import lab_retrieval
 import lab_tokenizer
+import pretrained
 import task02
 import task03
 import task04
@@ -303,7 +303,7 @@ def word_pieces(text: str, vocabulary: dict[str, int]) -> list[int]:
 
 
 def token_ids(_: Models) -> Values:
-    tokenizer = common.load(AutoTokenizer, bundled.ENCODER.folder())
+    tokenizer = pretrained.load(AutoTokenizer, pretrained.ENCODER.folder())
     vocabulary = tokenizer.get_vocab()
     found = task08.tokenize_train(tokenizer)["input_ids"].tolist()
     found += task08.tokenize_test(tokenizer)["input_ids"][:]
@@ -812,9 +812,9 @@ ROWS = [
 ]
 
 WITHOUT_NUMBERS = {  # scripts and modules that print no number that others define
-    "common": "the sizes of models are those on their pages",
+    "pretrained": "the sizes of models are those on their pages",
     "lab_common": "prints nothing",
-    "bundled": "prints nothing",
+    "common": "prints nothing",
     "dante_verse": "prints its own measures",
     "task05": "prints a reply in words",
 }

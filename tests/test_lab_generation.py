@@ -8,6 +8,7 @@ from statistics import mean
 
 import common
 import lab_generation
+import pretrained
 from lab_generation import MODEL, PROMPT, SETTINGS, distinct_2, longest_repeat, measure
 
 import pytest
@@ -30,7 +31,7 @@ def test_measures_by_hand() -> None:
 
 def test_settings_and_seeds_have_an_effect_and_greedy_is_greedy(checkpoints: Path) -> None:
     model, tokenizer = load_pair(checkpoints / MODEL)
-    common.clear_generation_settings(model)
+    pretrained.clear_generation_settings(model)
 
     def generate(name: str, seed: int = 0) -> list[int]:
         common.seed_everything(seed)

@@ -7,6 +7,7 @@ from pathlib import Path
 import common
 import lab_common
 import lab_tokenizer
+import pretrained
 import task04
 import task05
 import task06
@@ -27,7 +28,7 @@ def test_tokenizer_has_its_own_class(
     folder = checkpoints / name
     options = ["--model", str(folder), "--text", str(lab_common.VERSES)]
     assert lab_tokenizer.main(options) == 0
-    ids = common.load(AutoTokenizer, folder)("Hello World")["input_ids"]
+    ids = pretrained.load(AutoTokenizer, folder)("Hello World")["input_ids"]
     assert capsys.readouterr().out.splitlines()[1].endswith(f"  {ids}")
 
 
@@ -37,7 +38,10 @@ def test_run_prints_the_recorded_output(inferno: Path, capsys: pytest.CaptureFix
         pytest.skip("GPT-2's vocabulary is not on this machine")
     assert lab_tokenizer.main(["--model", str(vocabulary), "--text", str(inferno)]) == 0
     assert capsys.readouterr().out == (EXPECTED / "lab_tokenizer.txt").read_text(encoding="utf-8")
-    tokenizer, text = common.load(GPT2Tokenizer, vocabulary), inferno.read_bytes().decode("latin-1")
+    tokenizer, text = (
+        pretrained.load(GPT2Tokenizer, vocabulary),
+        inferno.read_bytes().decode("latin-1"),
+    )
     assert tokenizer("Hello World")["input_ids"] == [15496, 2159]
     assert (len(text), len(tokenizer(text)["input_ids"])) == (186_980, 79_225)
     assert (common.RESULTS / "lab_tokenizer.png").read_bytes().startswith(b"\x89PNG")

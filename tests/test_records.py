@@ -11,7 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import common
+import pretrained
 
 import pytest
 from conftest import EXPECTED, ROOT
@@ -55,7 +55,7 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
 
 def test_table_has_a_row_for_each_script() -> None:
     scripts = {path.name for path in ROOT.glob("*.py")}
-    helpers = {"common.py", "lab_common.py", "dante_verse.py", "bundled.py"}
+    helpers = {"common.py", "lab_common.py", "dante_verse.py", "pretrained.py"}
     assert {row[1] for row in TABLE} == scripts - helpers
 
 
@@ -108,8 +108,8 @@ def test_running_means_of_task_02_explain_the_statement() -> None:
 def test_listed_models_are_those_that_common_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(common, "cached_model", lambda *_: None)
-    common.main([])
+    monkeypatch.setattr(pretrained, "cached_model", lambda *_: None)
+    pretrained.main([])
     assert capsys.readouterr().out in BLOCKS
 
 

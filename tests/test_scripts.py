@@ -20,6 +20,7 @@ import dante_gpt
 import lab_common
 import lab_generation
 import lab_multiple_choice
+import pretrained
 import task02
 import task05
 import task09
@@ -27,7 +28,7 @@ import task09
 import pytest
 from conftest import EXPECTED, ROOT, RunScript
 
-HELPERS = {"lab_common", "dante_verse", "bundled"}  # they have no command line
+HELPERS = {"common", "lab_common", "dante_verse"}  # they have no command line
 SCRIPTS = sorted({path.stem for path in ROOT.glob("*.py")} - HELPERS)
 DATA_FILES = {  # the first file that --data must contain
     **dict.fromkeys(["task01", "task02", "task03"], "electricity_train.csv"),
@@ -184,7 +185,7 @@ SHORTER = (
     *((lab_generation, "MAX_NEW_TOKENS", 10), (lab_multiple_choice, "RANKER_EPOCHS", 2)),
 )
 # scripts whose default model is on the Hub
-BUNDLED = {script for model in common.HUB_MODELS for script in model.scripts.split(", ")}
+BUNDLED = {script for model in pretrained.HUB_MODELS for script in model.scripts.split(", ")}
 
 
 def words_and_numbers(text: str) -> tuple[list[str], list[float]]:
@@ -192,7 +193,7 @@ def words_and_numbers(text: str) -> tuple[list[str], list[float]]:
     return re.split(number, text), [float(each) for each in re.findall(number, text)]
 
 
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "common"])
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "pretrained"])
 def test_script_ends_with_its_result_without_a_network(
     script: str, run: Run, cache: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
-import bundled
-import common
+import pretrained
 import task08
 
 import pytest
@@ -20,7 +19,7 @@ def test_output_equals_the_statement(capsys: pytest.CaptureFixture) -> None:
 
 @patch.object(task08, "TRAIN_DATA", task08.TEST_DATA)
 def test_both_sets_are_tokenized_alike() -> None:
-    tokenizer = common.load(AutoTokenizer, bundled.ENCODER.folder())
+    tokenizer = pretrained.load(AutoTokenizer, pretrained.ENCODER.folder())
     rows = task08.tokenize_test(tokenizer)
     tensors = {name: tensor.tolist() for name, tensor in task08.tokenize_train(tokenizer).items()}
     assert rows.to_dict() == task08.TEST_DATA | tensors

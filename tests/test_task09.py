@@ -8,6 +8,7 @@ from shutil import copytree
 from unittest.mock import patch
 
 import common
+import pretrained
 import task08
 import task09
 
@@ -26,7 +27,7 @@ def classifier(checkpoints: Path) -> Path:
 @pytest.fixture
 def pair(classifier: Path) -> ModelAndTokenizer:
     model = task09.add_head(AutoModelForSequenceClassification, classifier, task09.LABELS)
-    return model, common.load(AutoTokenizer, classifier)
+    return model, pretrained.load(AutoTokenizer, classifier)
 
 
 def test_long_texts_are_read_to_the_models_limit_and_a_note_says_so(
@@ -52,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_head_is_new_and_encoder_is_unchanged(classifier: Path, pair: ModelAndTokenizer) -> None:
-    source = common.load(AutoModelForSequenceClassification, classifier)
+    source = pretrained.load(AutoModelForSequenceClassification, classifier)
     for name, weight in source.named_parameters():
         if weight.dim() > 1:  # the biases of both heads are zero
             is_equal = torch.equal(weight, pair[0].get_parameter(name))

