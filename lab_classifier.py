@@ -34,8 +34,9 @@ from typing import Any
 
 import common
 import lab_common
+import lab_data
 import pretrained
-from lab_common import HubDataset
+from lab_data import LABELS, SPLITS
 
 import numpy as np
 import pandas as pd
@@ -59,15 +60,6 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 MODEL = "distilbert/distilbert-base-uncased"  # one of the two models that the exercise names
-DATASETS = {
-    "emotion": HubDataset("dair-ai/emotion", 2, config="split"),
-    "ag_news": HubDataset("fancyzhx/ag_news", 20),
-}
-LABELS = {  # the names of the labels 0, 1, 2, …
-    "emotion": ("sadness", "joy", "love", "anger", "fear", "surprise"),
-    "ag_news": ("World", "Sports", "Business", "Sci/Tech"),
-}
-SPLITS = ("train", "validation", "test")
 MAX_DRAWN = 30  # labels in a confusion matrix that can still be read
 MAX_LETTERS = 20  # of a label in a confusion matrix
 MAX_TEXTS, QUICK_TEXTS = 16_000, 800  # of a split; larger splits are sampled
@@ -100,52 +92,12 @@ class Row:
     test: np.ndarray  # predicted labels (texts,)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV file with the columns text and label, both as text.
+def hold_out(splits: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
+    """Split off a random tenth of the training texts for each of validation and test not there.
 
-    Raises `ScriptError` naming file and row if a column, a text or a label is missing.
+    Raises `ScriptError` if a split is empty.
     """
-    table = common.read_csv(path)
-    for column in ("label", "text"):
-        if column not in table:
-            columns = ", ".join(map(str, table.columns))[:60]
-            raise common.ScriptError(f"{path}: row 1: no column {column} among {columns}")
-    if table.empty:
-        raise common.ScriptError(f"{path}: the file has no rows of data")
-    for column in ("text", "label"):
-        if (is_empty := table[column].str.strip() == "").any():
-            row = int(is_empty.argmax()) + 2
-            raise common.ScriptError(f"{path}: row {row}: {column} is empty; every row needs one")
-    return table[["text", "label"]].assign(label=table["label"].str.split().str.join(" "))
-
-
-def read_splits(dataset: str, folder: Path | None, seed: int) -> dict[str, pd.DataFrame]:
-    """Return the texts and labels of each split, from a folder, the Hub or one CSV file.
-
-    A missing validation or test split is a random tenth of the training texts.
-    """
-    if folder is not None:
-        common.check_folder(folder, "train.csv", "test.csv")
-        has_validation = "validation.csv" in {path.name for path in folder.iterdir()}
-        names = SPLITS if has_validation else ("train", "test")
-        splits = {name: read_table(folder / f"{name}.csv") for name in names}
-    elif dataset == "docstrings":
-        splits = {
-            name: pd.DataFrame(
-                [(f"{row.summary} {row.description}", row.library) for row in rows],
-                columns=["text", "label"],
-            )
-            for name, rows in lab_common.split_docstrings(by="group").items()
-        }
-    elif dataset in DATASETS:
-        names = SPLITS if dataset == "emotion" else ("train", "test")
-        splits = {name: lab_common.hub_table(DATASETS[dataset], name) for name in names}
-        splits = {name: table.astype({"label": str}) for name, table in splits.items()}
-    elif Path(dataset).suffix.lower() == ".csv":
-        splits = {"train": read_table(Path(dataset))}
-    else:
-        known = ", ".join((*DATASETS, "docstrings"))
-        raise common.ScriptError(f"{dataset}: --dataset takes {known} or a CSV file")
+    splits = dict(splits)
     generator = np.random.default_rng(seed)
     for name in ("test", "validation"):
         if name not in splits:
@@ -374,9 +326,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     seed = arguments.seed
 
-    dataset, splits = lab_common.load_dataset(
-        arguments, "emotion", lambda name: read_splits(name, arguments.data, seed)
+    dataset, splits = lab_data.load_dataset(
+        arguments,
+        "emotion",
+        lambda name: lab_data.load_labelled_texts(name, arguments.data),
     )
+    splits = hold_out(splits, seed)
     folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
     splits = remove_leaks(splits)
     size = QUICK_TEXTS if arguments.quick else MAX_TEXTS

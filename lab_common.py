@@ -1,34 +1,24 @@
-"""Helpers of the laboratory: the Inferno's text, data sets, features of texts, fine-tuning."""
+"""Helpers of the laboratory: the text of the Inferno, features of texts, fine-tuning."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import html
-import importlib
-import inspect
-import json
 import re
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
 import common
 
 import numpy as np
-import pandas as pd
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-T = TypeVar("T")
 
 # --- 1. The Inferno -----------------------------------------------------------------------------
 
@@ -111,172 +101,7 @@ def load_inferno(path: Path | None = None) -> str:
     return text
 
 
-# --- 2. Data sets -------------------------------------------------------------------------------
-
-PARQUET = "refs/convert/parquet"  # the branch where the Hub keeps a copy of each data set
-
-
-class HubDataset(NamedTuple):
-    """A data set on the Hugging Face Hub."""
-
-    name: str
-    megabytes: int  # of the download
-    config: str = "default"
-
-
-def hub_table(dataset: HubDataset, split: str) -> pd.DataFrame:
-    """Load a split of a data set from the Hub's cache, downloading it if necessary.
-
-    Raises `ScriptError` if it is neither in the cache nor available from the Hub.
-    """
-    pattern = f"{dataset.config}/{split}/*.parquet"
-    options = {"repo_type": "dataset", "revision": PARQUET, "allow_patterns": pattern}
-    files: list[Path] = []
-    with contextlib.suppress(LocalEntryNotFoundError):
-        folder = snapshot_download(dataset.name, local_files_only=True, **options)
-        files = sorted(Path(folder).glob(pattern))
-    if not files:
-        try:
-            with common.hub_errors(f"datasets/{dataset.name}") as page:
-                files = sorted(Path(snapshot_download(dataset.name, **options)).glob(pattern))
-                if not files:
-                    raise common.ScriptError(f"{page} has no files {pattern}")
-        except common.ScriptError as error:
-            raise common.ScriptError(
-                f"{error}; the data set {dataset.name} ({dataset.megabytes} MB) is not on this "
-                "machine. Run again with a network, or name the folder of a copy with --data DIR"
-            ) from error
-    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-
-
-def read_jsonl(path: Path, **types: type) -> dict[int, dict[str, Any]]:
-    """Read a file with one JSON object per line, each with these keys and types of values.
-
-    Returns the objects by their line numbers, from 1. Blank lines are skipped. Raises
-    `ScriptError` naming file and line of the first error.
-    """
-    names = {str: "a string", int: "an integer", list: "a list"}
-    rows = {}
-    lines = common.read_text(path).split("\n")  # str.splitlines would also split at U+2028
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # fails for half of a surrogate pair
-        except (ValueError, RecursionError) as error:
-            raise common.ScriptError(f"{path}: line {number} is not JSON ({error})") from error
-        for key, kind in types.items():
-            if not isinstance(row, dict) or type(row.get(key)) is not kind:
-                problem = f"{key!r} must be {names[kind]}"
-                raise common.ScriptError(f"{path}: line {number}: {problem}")
-        rows[number] = row
-    if not rows:
-        raise common.ScriptError(f"{path}: the file is empty")
-    return rows
-
-
-# Modules and classes of installed libraries. Their docstrings are the embedded data set.
-DOCUMENTED = {
-    "numpy": ["", "fft", "linalg", "ma", "polynomial", "random", "strings"],
-    "scipy": [
-        *("cluster.hierarchy", "fft", "integrate", "interpolate", "linalg", "ndimage", "optimize"),
-        *("signal", "sparse", "sparse.csgraph", "sparse.linalg", "spatial", "spatial.distance"),
-        *("special", "stats"),
-    ],
-    "pandas": ["", "DataFrame", "Series", "Index", "DatetimeIndex", "Timestamp"],
-    "sklearn": [
-        *("cluster", "covariance", "datasets", "decomposition", "ensemble", "feature_extraction"),
-        *("feature_selection", "linear_model", "manifold", "metrics", "metrics.pairwise"),
-        *("model_selection", "naive_bayes", "neighbors", "preprocessing", "svm", "tree", "utils"),
-    ],
-    "torch": [
-        *("", "distributions", "fft", "linalg", "nn", "nn.functional", "nn.init", "optim"),
-        *("optim.lr_scheduler", "special", "utils.data"),
-    ],
-}
-LIBRARY_NAMES = r"\b(numpy|np|scipy|pandas|pd|scikit-learn|sklearn|(?:py)?torch)\b"
-# The first section after the description, such as "Parameters" above a line of dashes, or "Args:"
-SECTION = r"\n(?=[A-Z][\w ]*\n---|(?:Args|Arguments|Shape|Returns|Examples?)::?)"
-SHORTEST = 100  # characters of a description without its summary
-
-
-class Docstring(NamedTuple):
-    """The docstring of a function, a class or a method."""
-
-    library: str
-    module: str
-    group: str  # equal for docstrings that may be copies of each other
-    summary: str  # the first paragraph
-    description: str  # the paragraphs between the summary and the list of parameters
-
-
-def load_docstrings() -> list[Docstring]:
-    """Return the docstrings of the installed libraries, in a fixed order.
-
-    Nothing but imports is executed. The names of the libraries are replaced by "library".
-    Functions of the same name, such as `numpy.fft.fft` and `torch.fft.fft`, are one group, because
-    one description is often a copy of the other.
-    """
-    docstrings, seen = [], set()
-    for library, modules in DOCUMENTED.items():
-        for module in modules:
-            title = f"{library}.{module}".rstrip(".")
-            parent, _, last = title.rpartition(".")
-            is_class = last[0].isupper()
-            owner = importlib.import_module(parent if is_class else title)
-            owner = getattr(owner, last) if is_class else owner
-            for name in sorted(vars(owner)):
-                member = getattr(owner, name)
-                if name.startswith("_") or not callable(member):
-                    continue
-                summary, description = split_docstring(inspect.getdoc(member) or "")
-                if len(description) >= SHORTEST and summary not in seen:
-                    seen.add(summary)
-                    docstrings.append(Docstring(library, title, name.lower(), summary, description))
-    return docstrings
-
-
-def split_docstrings(by: str) -> dict[str, list[Docstring]]:
-    """Return the docstrings of `load_docstrings` in training, validation and test sets.
-
-    `by` is "group" or "module"; docstrings that are equal in it are in the same set.
-    """
-    splits: dict[str, list[Docstring]] = {"train": [], "validation": [], "test": []}
-    for docstring in load_docstrings():
-        part = zlib.crc32(getattr(docstring, by).encode()) % 10  # the same on every machine
-        splits["test" if part < 2 else "validation" if part < 4 else "train"].append(docstring)
-    return splits
-
-
-def load_dataset(
-    arguments: argparse.Namespace, default: str, load: Callable[[str], T]
-) -> tuple[str, T]:
-    """Return the name of a data set and `load(name)`.
-
-    The name is that of the option --dataset, empty if --data names a folder, or else `default`. If
-    the default cannot be loaded, it is "docstrings", with a note on standard error.
-    """
-    if arguments.dataset or arguments.data:
-        name = arguments.dataset or ""
-        return name, load(name)
-    try:
-        return default, load(default)
-    except common.ScriptError as error:
-        common.note(f"{error}. Meanwhile using the docstrings of installed libraries as data")
-        return "docstrings", load("docstrings")
-
-
-def split_docstring(text: str) -> tuple[str, str]:
-    """Return the summary of a docstring and its description, without signatures and markup."""
-    text = re.split(SECTION, text, maxsplit=1)[0]
-    text = re.sub(r"\A(?:[\w.]+\(.*\n+)+|\.\. .*|:\w+:|[`*]|>>>.*", "", text)  # signatures, markup
-    text = re.sub(LIBRARY_NAMES, "library", text, flags=re.IGNORECASE)
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
-    return paragraphs[0], " ".join(paragraphs[1:])
-
-
-# --- 3. Features of texts -----------------------------------------------------------------------
+# --- 2. Features of texts -----------------------------------------------------------------------
 
 BATCH_TOKENS = 2048  # tokens in a batch; larger batches do not fit into the processor's caches
 MAX_TOKENS = 256  # of a text; the rest is cut off
@@ -403,7 +228,7 @@ def content_hash(model: PreTrainedModel, *others: object) -> str:
     return sha256.hexdigest()
 
 
-# --- 4. Training --------------------------------------------------------------------------------
+# --- 3. Training --------------------------------------------------------------------------------
 
 
 def random_batches(

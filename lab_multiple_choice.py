@@ -29,16 +29,13 @@ expect an accuracy of 0.53 for the ranker, and of 0.48 if it does not see the qu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
-from string import ascii_uppercase
-from typing import Any
 
 import common
 import lab_common
+import lab_data
 import pretrained
-from lab_common import Docstring, HubDataset
+from lab_data import MULTIPLE_CHOICE, SPLITS, Question
 from task09 import add_head
 
 import numpy as np
@@ -56,16 +53,7 @@ from transformers import (
 )
 
 MODEL = "bundled"  # a sentence encoder, whose mean-pooled features can be compared by cosine
-DATASETS = {
-    "openbookqa": HubDataset("allenai/openbookqa", 1, config="main"),
-    "commonsense_qa": HubDataset("tau/commonsense_qa", 2),
-    "swag": HubDataset("allenai/swag", 40, config="regular"),
-}
-EXAMPLE = '{"question": "Ice is", "choices": ["cold", "hot"], "answer": 0}'
-SPLITS = ("train", "validation", "test")
-PUBLIC_ANSWERS = {"openbookqa": SPLITS}  # the test sets of the others have no public answers
 MAX_QUESTIONS, QUICK_QUESTIONS = 5_000, 300  # of a split; larger splits are sampled
-DISTRACTORS = 3  # wrong choices of a question about a docstring
 HELD_OUT = 0.1  # fraction of the training questions for validation, if it has no file
 GROUP_SIZE = 4  # questions about one fact in OpenBookQA; a group is not split
 SEEDS = 3  # rankers of each kind
@@ -78,103 +66,8 @@ TUNING_EPOCHS, TUNING_BATCH, TUNING_RATE = 3, 16, 1e-4  # a batch of questions
 Scores = list[np.ndarray]  # for each question: the scores of its choices
 
 
-@dataclass
-class Question:
-    """A question, two or more choices, and the index of the right one."""
-
-    text: str
-    choices: list[str]
-    answer: int
-
-
 Splits = dict[str, list[Question]]
 EVALUATED = ("validation", "test")
-
-
-def parse_question(row: dict[str, Any]) -> Question:
-    """Return the question in a row of a data set.
-
-    `choices` are texts, and `answer` is an index from 0 or a letter. ARC and CommonsenseQA label
-    the choices instead, and RACE has an article before the question. Raises `LookupError`,
-    `TypeError` or `ValueError` for any other form.
-    """
-    text = row["question_stem"] if "question_stem" in row else row["question"]  # of OpenBookQA
-    if isinstance(text, dict):  # ARC's own files: {"stem": …, "choices": …}
-        row, text = row | text, text["stem"]
-    choices = row["options"] if "options" in row else row["choices"]
-    answer = row["answerKey"] if "answerKey" in row else row["answer"]
-    labels: Any = ascii_uppercase if isinstance(answer, str) else range(len(choices))
-    if isinstance(choices, dict):  # the Hub's form of ARC
-        labels, choices = choices["label"], choices["text"]
-    elif isinstance(choices[0], dict):
-        labels, choices = zip(*((each["label"], each["text"]) for each in choices), strict=True)
-    labels = list(map(str, labels))[: len(choices)]
-    if isinstance(choices, str) or not all(isinstance(each, str) for each in [text, *choices]):
-        raise TypeError("the question and each of the choices must be a string")
-    if len(choices) < 2:
-        raise ValueError("choices has fewer than two items")
-    if labels.count(str(answer)) != 1:
-        raise ValueError(f"answer is {answer!r}; it must be one of {', '.join(labels)}")
-    text, position = f"{row.get('article', '')} {text}".strip(), labels.index(str(answer))
-    return Question(text, list(choices), position)
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Read a file with one question per line, as JSON: see `parse_question`.
-
-    Raises `ScriptError` naming file and line of the first error.
-    """
-    questions = []
-    for number, row in lab_common.read_jsonl(path).items():
-        try:
-            questions.append(parse_question(row))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            problem = f"no {error}" if isinstance(error, KeyError) else common.first_line(error)
-            message = f"line {number}: {problem}; a line looks like {EXAMPLE}"
-            raise common.ScriptError(f"{path}: {message}") from error
-    return questions
-
-
-def from_swag(row: dict[str, Any]) -> Question:
-    """Return the question in a row of SWAG: which of four endings completes the scene."""
-    choices = [row[f"ending{number}"] for number in range(4)]
-    return Question(f"{row['sent1']} {row['sent2']}", choices, int(row["label"]))
-
-
-def make_questions(docstrings: list[Docstring], seed: int) -> list[Question]:
-    """Ask for each description which of four summaries of its module belongs to it."""
-    modules: dict[str, list[str]] = {}
-    for docstring in docstrings:
-        modules.setdefault(docstring.module, []).append(docstring.summary)
-    generator = np.random.default_rng(seed)
-    questions = []
-    for docstring in docstrings:
-        others = [each for each in modules[docstring.module] if each != docstring.summary]
-        if len(others) >= DISTRACTORS:
-            wrong = generator.choice(others, DISTRACTORS, replace=False).tolist()
-            questions.append(Question(docstring.description, [docstring.summary, *wrong], 0))
-    return questions
-
-
-def read_splits(dataset: str, folder: Path | None) -> Splits:
-    """Read the training, test and, if there are any, validation questions.
-
-    They come from a folder, or else from the Hub. If the answers of a test set are not public, its
-    validation questions are the test questions.
-    """
-    if folder is not None:
-        common.check_folder(folder, "train.jsonl", "test.jsonl")
-        names = [name for name in SPLITS if (folder / f"{name}.jsonl").exists()]
-        return {name: read_questions(folder / f"{name}.jsonl") for name in names}
-    if dataset == "docstrings":
-        docstrings = lab_common.split_docstrings(by="group")
-        return {name: make_questions(rows, seed=0) for name, rows in docstrings.items()}
-    splits = {}
-    for name in PUBLIC_ANSWERS.get(dataset, ("train", "validation")):
-        table = lab_common.hub_table(DATASETS[dataset], name)
-        convert = from_swag if dataset == "swag" else parse_question
-        splits[name] = [convert(row) for row in table.to_dict("records")]
-    return splits if "test" in splits else {"train": splits["train"], "test": splits["validation"]}
 
 
 def sample(questions: list[Question], size: int, seed: int) -> list[Question]:
@@ -388,13 +281,13 @@ def main(argv: list[str] | None = None) -> int:
     """Answer the questions in every way, from the simplest to the most expensive."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", "--data", model=MODEL)
     text = "data set on the Hub, or docstrings of installed libraries (default: openbookqa)"
-    parser.add_argument("--dataset", choices=(*DATASETS, "docstrings"), help=text)
+    parser.add_argument("--dataset", choices=(*MULTIPLE_CHOICE, "docstrings"), help=text)
     parser.add_argument("--finetune", action="store_true", help="also fine-tune the whole encoder")
     arguments = parser.parse_args(argv)
     seed, device = arguments.seed, common.select_device(arguments.device)
     limit = QUICK_QUESTIONS if arguments.quick else MAX_QUESTIONS
-    _, splits = lab_common.load_dataset(
-        arguments, "openbookqa", lambda name: read_splits(name, arguments.data)
+    _, splits = lab_data.load_dataset(
+        arguments, "openbookqa", lambda name: lab_data.load_questions(name, arguments.data)
     )
     questions = {
         name: shuffle_choices(sample(each, limit, seed), np.random.default_rng(seed))

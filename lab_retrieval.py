@@ -27,21 +27,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import common
 import lab_common
+import lab_data
 import pretrained
-from lab_common import HubDataset, Poolings
+from lab_common import Poolings
+from lab_data import Collection, Qrels
 
 import bm25s
 import numpy as np
-import pandas as pd
 import Stemmer
 import torch
 from bm25s.tokenization import Tokenized
@@ -50,11 +47,6 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 MODEL = "bundled"  # a sentence encoder, whose mean-pooled features can be compared by cosine
-COLLECTION = HubDataset("BeIR/scifact", 5, config="corpus")
-CLAIMS = HubDataset("BeIR/scifact", 5, config="queries")
-JUDGEMENTS = HubDataset("BeIR/scifact-qrels", 1)
-FILES = ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv")
-QREL_COLUMNS = ["query-id", "corpus-id", "score"]
 QUICK_DOCUMENTS = 150  # of a quick run, besides the relevant ones
 QUICK_CLAIMS = 40  # of each split in a quick run
 K1 = (0.9, 1.2, 1.5, 2.0)  # of BM25; with a smaller k1 repeated words count less
@@ -69,134 +61,20 @@ SHOWN = 5  # documents printed for --query
 POOLINGS: Poolings = {"[CLS]": lab_common.cls_pooling, "mean": lab_common.mean_pooling}
 
 
-class Qrels(NamedTuple):
-    """The relevance judgements of a split."""
-
-    claims: list[int]  # the indices of the judged claims
-    relevance: np.ndarray  # (judged claims, documents); 0 is not relevant
-
-    def part(self, rows: np.ndarray) -> Qrels:
-        """Return the judgements of some of the claims."""
-        return Qrels([self.claims[row] for row in rows], self.relevance[rows])
-
-
-@dataclass
-class Collection:
-    """Documents, claims, and which documents are relevant to which claims."""
-
-    titles: list[str]
-    abstracts: list[str]
-    claims: list[str]
-    qrels: dict[str, Qrels]  # of the splits `train` and `test`
-
-    def documents(self) -> list[str]:
-        """Return the text of each document, starting with its title."""
-        pairs = zip(self.titles, self.abstracts, strict=True)
-        return [f"{title} {abstract}".strip() for title, abstract in pairs]
-
-
-def read_qrels(
-    table: pd.DataFrame, source: object, claims: dict[str, int], documents: dict[str, int]
-) -> Qrels:
-    """Return the judgements in a table; `claims` and `documents` map ids to indices.
-
-    A score above 0 means relevant. Judgements of unknown claims or documents are skipped, with a
-    note. Raises `ScriptError` naming source and row of the first error.
-    """
-    if list(table.columns) != QREL_COLUMNS:
-        columns, expected = (", ".join(each)[:60] for each in (table.columns, QREL_COLUMNS))
-        raise common.ScriptError(f"{source}: row 1: the columns are {columns!r}, not {expected!r}")
-    judged: dict[tuple[str, str], int] = {}
-    for row, (claim, document, score) in enumerate(table.itertuples(index=False), start=2):
-        if not re.fullmatch(r"-?\d{1,9}(\.0*)?", str(score)):
-            raise common.ScriptError(f"{source}: row {row}: score {score!r} is not an integer")
-        if judged.setdefault((claim, document), int(float(score))) != int(float(score)):
-            message = f"claim {claim!r} and document {document!r} have two different scores"
-            raise common.ScriptError(f"{source}: row {row}: {message}")
-    known = {pair: n for pair, n in judged.items() if pair[0] in claims and pair[1] in documents}
-    if skipped := len(judged) - len(known):
-        common.note(f"{source}: {skipped} judgements of unknown claims or documents are skipped")
-    relevant: dict[int, dict[int, int]] = {}
-    for (claim, document), score in known.items():
-        if score > 0:
-            relevant.setdefault(claims[claim], {})[documents[document]] = score
-    if not relevant:
-        raise common.ScriptError(f"{source}: no document is relevant to any claim")
-    relevance: np.ndarray = np.zeros((len(relevant), len(documents)), dtype=np.float32)
-    for row, scores in enumerate(relevant.values()):
-        relevance[row, list(scores)] = list(scores.values())
-    return Qrels(list(relevant), relevance)
-
-
-def read_texts(path: Path) -> list[dict]:
-    """Read the documents or the claims of a collection.
-
-    Raises `ScriptError` naming file and line of the first error, such as a repeated id.
-    """
-    lines: dict[str, int] = {}
-    rows = lab_common.read_jsonl(path, _id=str, text=str)
-    for number, row in rows.items():
-        first = lines.setdefault(row["_id"], number)
-        if first != number:
-            message = f"the id {row['_id']!r} is also in line {first}"
-            raise common.ScriptError(f"{path}: line {number}: {message}")
-    return list(rows.values())
-
-
-def read_tables(
-    dataset: str, folder: Path | None
-) -> tuple[list[dict], list[dict], Sequence[tuple[object, pd.DataFrame]]]:
-    """Return documents, claims, and the judgements for training and testing with their sources.
-
-    A folder has BEIR's form. The claims of "docstrings" are the summaries of functions, and the
-    documents are their descriptions. Training and test claims are about different modules.
-    """
-    if folder is not None:
-        common.check_folder(folder, *FILES)
-        documents, claims = (read_texts(folder / f"{n}.jsonl") for n in ("corpus", "queries"))
-        paths = [folder / "qrels" / f"{split}.tsv" for split in ("train", "test")]
-        return documents, claims, [(path, common.read_csv(path)) for path in paths]
-    if dataset == "docstrings":
-        splits = lab_common.split_docstrings(by="module")
-        rows = [*splits["train"], *splits["validation"], *splits["test"]]
-        documents = [{"_id": str(i), "text": row.description} for i, row in enumerate(rows)]
-        claims = [{"_id": str(i), "text": row.summary} for i, row in enumerate(rows)]
-        pairs = [(str(i), str(i), "1") for i in range(len(rows))]  # each summary has one document
-        judgements = pd.DataFrame(pairs, columns=QREL_COLUMNS)
-        cut = len(rows) - len(splits["test"])
-        return documents, claims, [(dataset, judgements[:cut]), (dataset, judgements[cut:])]
-    documents = lab_common.hub_table(COLLECTION, "corpus").to_dict("records")
-    claims = lab_common.hub_table(CLAIMS, "queries").to_dict("records")
-    tables = [
-        (f"{JUDGEMENTS.name}: {split}", lab_common.hub_table(JUDGEMENTS, split).astype(str))
-        for split in ("train", "test")
-    ]
-    return documents, claims, tables
-
-
-def read_collection(dataset: str, folder: Path | None, quick: bool) -> Collection:
-    """Read a collection from a folder, or one by its name: see `read_tables`.
-
-    A quick run takes a few claims with their documents, and some other documents.
-    """
-    documents, claims, tables = read_tables(dataset, folder)
-    if len(documents) < 2:
-        raise common.ScriptError("there is only one document; a ranking needs two")
-    indices = [{row["_id"]: i for i, row in enumerate(rows)} for rows in (claims, documents)]
-    qrels = {}
-    for split, (source, table) in zip(("train", "test"), tables, strict=True):
-        qrels[split] = read_qrels(table, source, *indices)
-        if quick:
-            some, relevance = qrels[split]
-            qrels[split] = Qrels(some[:QUICK_CLAIMS], relevance[:QUICK_CLAIMS])
-    if quick:
-        is_relevant = sum(each.relevance.sum(0) for each in qrels.values()) > 0  # (documents,)
-        kept = np.flatnonzero(is_relevant | (np.arange(len(documents)) < QUICK_DOCUMENTS))
-        documents = [documents[index] for index in kept]
-        qrels = {name: Qrels(each.claims, each.relevance[:, kept]) for name, each in qrels.items()}
-    titles = [str(row.get("title") or "") for row in documents]  # not every collection has them
-    abstracts = [row["text"] for row in documents]
-    return Collection(titles, abstracts, [row["text"] for row in claims], qrels)
+def first_claims(collection: Collection) -> Collection:
+    """Return a few claims of each split with their documents, and some other documents."""
+    qrels = {
+        name: Qrels(each.claims[:QUICK_CLAIMS], each.relevance[:QUICK_CLAIMS])
+        for name, each in collection.qrels.items()
+    }
+    is_relevant = sum(each.relevance.sum(0) for each in qrels.values()) > 0  # (documents,)
+    kept = np.flatnonzero(is_relevant | (np.arange(len(is_relevant)) < QUICK_DOCUMENTS))
+    return Collection(
+        [collection.titles[index] for index in kept],
+        [collection.abstracts[index] for index in kept],
+        collection.claims,
+        {name: Qrels(each.claims, each.relevance[:, kept]) for name, each in qrels.items()},
+    )
 
 
 def rank_documents(scores: np.ndarray, depth: int) -> np.ndarray:
@@ -407,11 +285,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.query is not None and not arguments.query.strip():
         raise common.ScriptError("--query is empty; give a sentence to search for")
-    _, collection = lab_common.load_dataset(
-        arguments,
-        "scifact",
-        lambda name: read_collection(name, arguments.data, arguments.quick),
+    _, collection = lab_data.load_dataset(
+        arguments, "scifact", lambda name: lab_data.load_collection(name, arguments.data)
     )
+    if arguments.quick:
+        collection = first_claims(collection)
     train, test = collection.qrels["train"], collection.qrels["test"]
     documents, claims = collection.documents(), collection.claims
     folder = pretrained.find_model(arguments.model, pretrained.ENCODER)

@@ -70,6 +70,7 @@ import common
 import dante_gpt
 import lab_classifier
 import lab_common
+import lab_data
 import lab_retrieval
 import pretrained
 import task02
@@ -641,7 +642,7 @@ def bench_features(name: str, text: str) -> None:
 def bench_retrieval(name: str, folder: Path | None) -> None:
     """Print how many documents per second are indexed, and how long a query takes."""
     lab = lab_retrieval
-    collection = lab.read_collection("scifact", folder, quick=False)
+    collection = lab_data.load_collection("scifact", folder)
     model, tokenizer = load_encoder(name)
     documents = collection.documents()
     claims = [collection.claims[claim] for claim in collection.qrels["test"].claims]
@@ -685,7 +686,7 @@ FINE_TUNING = (  # epochs, learning rate, temperature of lab_retrieval.py
 def bench_retrieval_settings(name: str, folder: Path | None) -> None:
     """Print the nDCG@10 on a held-out tenth of the training claims for settings of fine-tuning."""
     lab = lab_retrieval
-    collection = lab.read_collection("scifact", folder, quick=False)
+    collection = lab_data.load_collection("scifact", folder)
     model, tokenizer = load_encoder(name)
     train = collection.qrels["train"]
     order = np.random.default_rng(0).permutation(len(train.claims))

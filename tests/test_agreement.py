@@ -28,6 +28,7 @@ import dante_gpt
 import dante_verse
 import lab_classifier
 import lab_common
+import lab_data
 import lab_generation
 import lab_multiple_choice
 import lab_retrieval
@@ -650,7 +651,7 @@ def choices(which: int, _: Models) -> Values:
     questions, scores = [], []
     for count in (2, 4, 3, 5) * 10:
         right = int(generator.integers(count))
-        questions.append(lab_multiple_choice.Question("?", ["x"] * count, right))
+        questions.append(lab_data.Question("?", ["x"] * count, right))
         indices = np.arange(count)
         scores.append(generator.permutation(count) + (indices == right) + 0.1 * indices)  # no ties
     splits = dict.fromkeys(("validation", "test"), questions)
@@ -674,8 +675,8 @@ def rankings(which: int, _: Models) -> Values:
     relevance = np.zeros((6, 200), dtype=np.float32)
     for row in relevance:
         row[generator.choice(200, 12, replace=False)] = generator.integers(1, 3, 12)
-    qrels = lab_retrieval.Qrels(list(range(6)), relevance)
-    new = lab_retrieval.Qrels([1, 4], relevance[[1, 4]])  # the last column is over these alone
+    qrels = lab_data.Qrels(list(range(6)), relevance)
+    new = lab_data.Qrels([1, 4], relevance[[1, 4]])  # the last column is over these alone
     shown = decimals(output_of(partial(lab_retrieval.print_table, {"row": scores}, qrels, new)))
     measures: list[Callable[..., torch.Tensor]] = [
         partial(retrieval.retrieval_normalized_dcg, top_k=10),
@@ -814,6 +815,7 @@ ROWS = [
 WITHOUT_NUMBERS = {  # scripts and modules that print no number that others define
     "pretrained": "the sizes of models are those on their pages",
     "lab_common": "prints nothing",
+    "lab_data": "prints nothing",
     "common": "prints nothing",
     "dante_verse": "prints its own measures",
     "task05": "prints a reply in words",

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import html
-import inspect
-import re
-from argparse import Namespace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import common
@@ -19,12 +15,9 @@ import task11
 from lab_common import all_layers_pooling, cls_pooling, mean_pooling
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from checkpoints import COMMIT
 from conftest import Server, load_pair, only_line
-from huggingface_hub import constants, snapshot_download
 from transformers import AutoModel
 
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
@@ -129,43 +122,6 @@ def test_sources_are_tried_in_order_and_the_embedded_verses_last(
     assert archive.requests == requests
 
 
-def test_data_set_is_downloaded_once(cache: Path, server: Server, monkeypatch: Patch) -> None:
-    dataset, downloads = lab_common.HubDataset("someone/texts", 3, config="part"), []
-    folder = cache / "hub" / "datasets--someone--texts"
-
-    def download(name: str, **options: Any) -> str:
-        if not options.pop("local_files_only", False):
-            downloads.append(options["allow_patterns"])
-            for file in ("train/0001", "train/0000", "test/0000"):
-                path = folder / "snapshots" / COMMIT / "part" / f"{file}.parquet"
-                with common.complete_file(path) as temporary_path:
-                    pd.DataFrame({"text": [file]}).to_parquet(temporary_path)
-            with common.complete_file(folder / "refs/refs/convert/parquet") as temporary_path:
-                temporary_path.write_text(COMMIT)
-        return snapshot_download(name, local_files_only=True, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(common, "NETWORK_TIMEOUT", 0.1)
-        with pytest.raises(common.ScriptError, match=r"^no answer .* name the .* --data DIR$"):
-            lab_common.hub_table(dataset, "train")
-    monkeypatch.setattr(lab_common, "snapshot_download", download)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    for _ in range(2):
-        table = lab_common.hub_table(dataset, "train")
-        assert (table["text"].tolist(), len(downloads)) == (["train/0000", "train/0001"], 1)
-    with pytest.raises(common.ScriptError, match=r"has no files part/validation/\*.parquet; the d"):
-        lab_common.hub_table(dataset, "validation")
-
-
-def test_json_lines_are_read_or_the_wrong_line_is_named(tmp_path: Path) -> None:
-    path, row = tmp_path / "rows.jsonl", '{"a": 1, "b": "x\u2028y\ufffd"}'
-    path.write_text(f"\ufeff{row}\n\n", encoding="utf-8")
-    assert lab_common.read_jsonl(path, a=int, b=str) == {1: {"a": 1, "b": "x\u2028y\ufffd"}}
-    path.write_text(f'{row}\n{{"a": true}}', encoding="utf-8")
-    with pytest.raises(common.ScriptError, match=r"rows.jsonl: line 2: 'a' must be an integer"):
-        lab_common.read_jsonl(path, a=int)
-
-
 @pytest.mark.parametrize("checkpoint", [task07.EXTRACTIVE_MODEL, task11.MODEL])
 def test_features_equal_those_of_each_text_alone(
     checkpoint: str, checkpoints: Path, monkeypatch: Patch
@@ -237,57 +193,3 @@ def test_training_takes_one_step_per_batch_and_ends_at_rate_zero() -> None:
 
 
 # --- Docstrings as data -------------------------------------------------------------------------
-
-
-def test_docstring_is_split_without_signature_markup_and_names() -> None:
-    text = """fft(a, n=None)
-
-    Compute the FFT with NumPy.
-
-    This function, like :func:`scipy.fft.rfft`, is fast.
-
-    It has *two* parameters.
-
-    Parameters
-    ----------
-    a : array
-    """
-    summary, description = lab_common.split_docstring(inspect.cleandoc(text))
-    assert summary == "Compute the FFT with library."
-    assert description == "This function, like library.fft.rfft, is fast. It has two parameters."
-    assert lab_common.split_docstring("One line.") == ("One line.", "")
-
-
-@pytest.mark.parametrize("by", ["group", "module"])
-def test_docstrings_that_are_equal_in_the_key_share_a_split(by: str) -> None:
-    splits = lab_common.split_docstrings(by)
-    keys = [{getattr(each, by) for each in rows} for rows in splits.values()]
-    assert len(set().union(*keys)) == sum(map(len, keys))
-    rows = [row for split in splits.values() for row in split]
-    assert len(rows) > 2000
-    assert all(splits.values())
-    assert len({row.summary for row in rows}) == len(rows)
-    text = " ".join(f"{row.summary} {row.description}" for row in rows)
-    assert not re.search(r"\b(numpy|scipy|pandas|sklearn|torch)\b", text, re.IGNORECASE)
-
-
-@pytest.mark.parametrize(("options", "used"), [
-    ({"dataset": None, "data": None}, "docstrings"),  # instead of the default
-    ({"dataset": None, "data": "DIR"}, ""),
-    ({"dataset": "docstrings", "data": None}, "docstrings"),
-])  # fmt: skip
-def test_docstrings_replace_only_the_default_data_set(
-    options: dict[str, str | None], used: str, capsys: Capture
-) -> None:
-    def load(name: str) -> str:
-        if name == "emotion":
-            raise common.ScriptError("no answer")
-        return f"rows of {name}"
-
-    assert lab_common.load_dataset(Namespace(**options), "emotion", load) == (
-        used,
-        f"rows of {used}",
-    )
-    assert ("no answer. Meanwhile using" in capsys.readouterr().err) == (not any(options.values()))
-    with pytest.raises(common.ScriptError):
-        lab_common.load_dataset(Namespace(dataset="emotion", data=None), "emotion", load)

@@ -11,9 +11,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import common
+import lab_data
 import lab_multiple_choice
 import task07
-from lab_multiple_choice import Question, accuracy, is_right, per_question
+from lab_data import Question
+from lab_multiple_choice import accuracy, is_right, per_question
 
 import numpy as np
 import pytest
@@ -48,29 +50,6 @@ def test_shuffling_moves_the_right_choice_everywhere() -> None:
     assert {question.choices[question.answer] for question in shuffled} == {"yes"}
     assert all(set(question.choices) == set(questions[0].choices) for question in shuffled)
     assert np.bincount([question.answer for question in shuffled], minlength=4).min() > 70
-
-
-def test_rows_of_the_data_sets_on_the_hub_are_read() -> None:
-    swag = {"sent1": "He runs.", "sent2": "She", "label": 3, "ending0": "a", "ending1": "b"}
-    found = lab_multiple_choice.from_swag(swag | {"ending2": "c", "ending3": "d"})
-    assert found == Question("He runs. She", ["a", "b", "c", "d"], 3)
-
-
-COLUMNS = {"text": np.array(["x", "y"]), "label": np.array(["A", "B"])}
-LABELLED = [{"label": "1", "text": "x"}, {"label": "2", "text": "y"}]
-
-
-@pytest.mark.parametrize("row", [
-    {"question": "Q", "choices": ["x", "y"], "answer": 1},
-    {"question": "Q", "choices": ["x", "y"], "answer": "B"},
-    {"question_stem": "Q", "choices": COLUMNS, "answerKey": "B"},  # OpenBookQA on the Hub
-    {"question": "Q", "choices": COLUMNS, "answerKey": "B"},  # CommonsenseQA and ARC on the Hub
-    {"question": {"stem": "Q", "choices": LABELLED}, "answerKey": "2"},  # ARC's own files
-    {"question": {"stem": "Q", "choices": LABELLED}, "answerKey": 2},
-    {"article": "", "question": "Q", "options": ["x", "y"], "answer": "B"},  # RACE
-])  # fmt: skip
-def test_questions_are_read_in_the_forms_of_public_data_sets(row: dict) -> None:
-    assert lab_multiple_choice.parse_question(row) == Question("Q", ["x", "y"], 1)
 
 
 def test_the_ranker_learns_the_features_of_right_choices() -> None:
@@ -167,9 +146,9 @@ def test_questions_with_similar_features_are_held_out_together() -> None:
 
 
 def test_validation_questions_of_a_folder_are_used(tmp_path: Path) -> None:
-    rows = {name: make_questions(seed) for seed, name in enumerate(lab_multiple_choice.SPLITS)}
+    rows = {name: make_questions(seed) for seed, name in enumerate(lab_data.SPLITS)}
     write(tmp_path, **rows)
-    for name, questions in lab_multiple_choice.read_splits("", tmp_path).items():
+    for name, questions in lab_data.load_questions("", tmp_path).items():
         assert [vars(question)["answer"] for question in questions] == [
             row["answer"] for row in rows[name]
         ]

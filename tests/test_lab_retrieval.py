@@ -9,9 +9,11 @@ from unittest.mock import Mock
 
 import common
 import lab_common
+import lab_data
 import lab_retrieval
 import task07
-from lab_retrieval import POOLINGS, Collection, Qrels, mean_ndcg, print_table
+from lab_data import Collection, Qrels
+from lab_retrieval import POOLINGS, mean_ndcg, print_table
 
 import numpy as np
 import pytest
@@ -100,7 +102,7 @@ def test_training_brings_claims_closer_to_their_documents(
 ) -> None:
     pair = load_pair(checkpoints / ENCODER, AutoModel)
     monkeypatch.setattr(lab_retrieval, "RATE", 1e-3)
-    collection = lab_retrieval.read_collection("", data, quick=False)
+    collection = lab_data.load_collection("", data)
     train, features = collection.qrels["train"], document_features(pair, collection)
     before = cosines(pair, collection)
     common.seed_everything(0)
@@ -160,7 +162,7 @@ def test_documents_without_words_score_zero() -> None:
 
 
 def test_a_collection_is_read_as_its_own_loader_reads_it(data: Path, capsys: Capture) -> None:
-    expected = lab_retrieval.read_collection("", data, quick=False)
+    expected = lab_data.load_collection("", data)
     rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
     for row in rows:
         del row["title"]
@@ -168,7 +170,7 @@ def test_a_collection_is_read_as_its_own_loader_reads_it(data: Path, capsys: Cap
     path = data / "qrels" / "test.tsv"
     lines = path.read_text().replace("\t1\n", "\t1.0\n")
     path.write_text(f"{lines}c1\td99\t1\nc99\td1\t1\nc1\td0\t-1\n\n")
-    found = lab_retrieval.read_collection("", data, quick=False)
+    found = lab_data.load_collection("", data)
     assert found.documents() == expected.abstracts
     assert np.array_equal(found.qrels["test"].relevance, expected.qrels["test"].relevance)
     only_line(capsys.readouterr().err, "2 judgements of unknown claims or documents are skipped")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import common
 import dante_gpt
-import lab_common
+import lab_data
 import lab_generation
 import lab_multiple_choice
 import pretrained
@@ -28,7 +28,7 @@ import task09
 import pytest
 from conftest import EXPECTED, ROOT, RunScript
 
-HELPERS = {"common", "lab_common", "dante_verse"}  # they have no command line
+HELPERS = {"common", "lab_common", "lab_data", "dante_verse"}  # they have no command line
 SCRIPTS = sorted({path.stem for path in ROOT.glob("*.py")} - HELPERS)
 DATA_FILES = {  # the first file that --data must contain
     **dict.fromkeys(["task01", "task02", "task03"], "electricity_train.csv"),
@@ -201,7 +201,7 @@ def test_script_ends_with_its_result_without_a_network(
     for module, name, value in SHORTER:
         monkeypatch.setattr(module, name, value)
     few = {"numpy": ["fft", "linalg", "strings"], "torch": ["fft", "nn.functional", "special"]}
-    monkeypatch.setattr(lab_common, "DOCUMENTED", few)
+    monkeypatch.setattr(lab_data, "DOCUMENTED", few)
     options = ["--quick"] if script in set(PRINTED) - {"lab_tokenizer"} else []
     if script in ("task02", "task03"):  # else their synthetic data take a minute
         options += ["--data", small_data]
