@@ -9,8 +9,8 @@
     python tests/bench.py metrics   task 13 against evaluate.load, if that can run
     python tests/bench.py seeds --model bundled   task 09 with ten seeds
     python tests/bench.py shots --model bundled   accuracy of task 10 with 0, 1 and 2 examples
-    python tests/bench.py busy      short runs alone and beside an endless loop, with threads that
-                                    wait passively and actively
+    python tests/bench.py busy      short runs alone and beside an endless loop, with our settings
+                                    for waiting threads and with the default ones
     python tests/bench.py features --text FILE    encoding the lines of a text, against the bare
                                                   matrix products of the same shapes
     python tests/bench.py retrieval --data DIR    speed of indexing and searching SciFact
@@ -41,7 +41,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -773,12 +773,16 @@ BUSY_RUNS = {  # short runs of programs that compute on several threads
     "encoding": ["tests/bench.py", "features", "--text", str(lab_common.VERSES)],
 }
 BUSY_ROUNDS = 3
+WAITING = {  # how threads wait for each other: the variables of OpenMP
+    "ours": {},  # those of common.py
+    "default": {"GOMP_SPINCOUNT": "300000"},  # GNU OpenMP tries so often before a thread sleeps
+}
 
 
-def seconds_of_run(command: list[str], policy: str, is_busy: bool) -> float:
-    """Return the duration of a run with a wait policy, alone or beside an endless loop."""
+def seconds_of_run(command: list[str], variables: dict[str, str], is_busy: bool) -> float:
+    """Return the duration of a run with variables of the environment, alone or beside a loop."""
     script, *options = command
-    environment = os.environ | {"OMP_WAIT_POLICY": policy, "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | variables | {"HF_HUB_OFFLINE": "1"}
     with TemporaryDirectory() as folder, ExitStack() as stack:
         options = [option.format(folder=folder) for option in options]
         path = str(common.DATA.parent / script)
@@ -795,16 +799,20 @@ def seconds_of_run(command: list[str], policy: str, is_busy: bool) -> float:
 
 def bench_busy() -> None:
     """Print the seconds of short runs, alone and beside an endless loop on one core."""
-    cases = [(policy, is_busy) for policy in ("PASSIVE", "ACTIVE") for is_busy in (False, True)]
+    cases = list(product(WAITING, (False, True)))
     for name, command in BUSY_RUNS.items():
-        rounds = [[seconds_of_run(command, *case) for case in cases] for _ in range(BUSY_ROUNDS)]
+        rounds = [
+            [seconds_of_run(command, WAITING[waiting], is_busy) for waiting, is_busy in cases]
+            for _ in range(BUSY_ROUNDS)
+        ]
         medians = map(statistics.median, zip(*rounds, strict=True))
         median = dict(zip(cases, medians, strict=True))
-        for policy in ("PASSIVE", "ACTIVE"):
-            alone, busy = median[policy, False], median[policy, True]
-            print(f"{name}, {policy}: alone {alone:.1f} s, busy {busy:.1f} s, {busy / alone:.2f} x")
-        ratio = median["ACTIVE", False] / median["PASSIVE", False]
-        print(f"{name}: speed alone, PASSIVE / ACTIVE: {ratio:.2f}", flush=True)
+        for waiting in WAITING:
+            alone, busy = median[waiting, False], median[waiting, True]
+            text = f"alone {alone:.1f} s, busy {busy:.1f} s, {busy / alone:.2f} x"
+            print(f"{name}, {waiting}: {text}")
+        ratio = median["default", False] / median["ours", False]
+        print(f"{name}: speed alone, ours / default: {ratio:.2f}", flush=True)
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def test_running_means_of_task_02_explain_the_statement() -> None:
     assert [f"{mean:.4f}" for mean in means] == ["0.1955", "0.1264", "0.1024", "0.0962"]
 
 
-def test_listed_models_are_those_that_common_prints(
+def test_listed_models_are_those_that_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(pretrained, "cached_model", lambda *_: None)
