@@ -116,7 +116,7 @@ def fetch_model(name: str, weights: bool = True) -> Path:
         raise common.ScriptError(f"{page} has no weights for PyTorch")
 
 
-# --- 2. Bundled models ----------------------------------------------------------------------------
+# --- 2. Bundled models --------------------------------------------------------------------------
 
 TRAINED = Path(__file__).resolve().parent / "DATA" / "bundled"  # by tests/make_bundled.py
 CONVERTED = common.RESULTS / "models"  # the models in other formats than that of transformers
@@ -297,7 +297,7 @@ GPT2_VOCABULARY = Bundled(
 BUNDLED = (ENCODER, CHAT_MODEL, READER, TRANSLATOR, GPT2_VOCABULARY)
 
 
-# --- 3. Finding and loading a model ------------------------------------------------------------
+# --- 3. Finding and loading a model -------------------------------------------------------------
 
 
 def find_model(name: str, bundled: Bundled | None = None, weights: bool = True) -> Path:
@@ -347,9 +347,8 @@ def check_files(folder: Path) -> None:
                 try:
                     json.loads(path.read_text(encoding="utf-8"))
                 except (ValueError, RecursionError) as error:
-                    raise common.ScriptError(
-                        f"{path}: damaged ({common.first_line(error)})"
-                    ) from error
+                    problem = f"damaged ({common.first_line(error)})"
+                    raise common.ScriptError(f"{path}: {problem}") from error
 
 
 def check_output(model: PreTrainedModel, inputs: object, output: Any) -> None:
@@ -366,9 +365,8 @@ def load(auto_class: Any, folder: Path) -> Any:
     quiet_transformers()
     is_model = hasattr(auto_class, "from_config")
     if "Tokenizer" in auto_class.__name__ and not has_tokenizer(folder):
-        raise common.ScriptError(
-            f"{folder}: no tokenizer in this folder"
-        )  # instead of an empty one
+        # transformers would return an empty one
+        raise common.ScriptError(f"{folder}: no tokenizer in this folder")
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if is_model:
         options |= {"dtype": torch.float32, "output_loading_info": True}
