@@ -11,7 +11,7 @@ schedule. The others add GRUs to the best MLP. A GRU reads the last two hours, o
 
     python task03.py                             the table, and two pictures in results/
     python task03.py --seeds 1                   one network of each kind, in a third of the time
-    python task03.py --quick                     a smoke run in half a minute, on half a year
+    python task03.py --quick                     a smoke run in a minute, on half a year
     python task03.py --save best.pt              also save the winner
     python task03.py --load best.pt --forecast 96      forecast the day after the data
 
