@@ -38,7 +38,7 @@ def train_epoch(
     batch_size: int,
     optimizer: torch.optim.Optimizer,
     schedule: LRScheduler | None = None,
-    leave_bar: bool = True,
+    show_bar: bool = True,
 ) -> float:
     """Train on every batch once, in random order, and return the mean loss of the batches.
 
@@ -52,7 +52,7 @@ def train_epoch(
     losses = []
     order = torch.randperm(len(dataset))
     batches = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
-    with tqdm(batches, leave=leave_bar) as bar:
+    with tqdm(batches, disable=not show_bar) as bar:
         for batch in bar:  # a DataLoader would collect these rows one by one, which takes longer
             inputs, targets = dataset[batch]  # (batch, time, 1), (batch,)
             optimizer.zero_grad()

@@ -22,9 +22,10 @@ R-squared of 0.96 for the winner. Repeating the last reading has an MSE of 0.040
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ import task02
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, cpu_count, delayed
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from sklearn.base import BaseEstimator, clone
@@ -42,6 +44,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_squared_error, r2_score
 from torch import nn
 from torch.utils.data import TensorDataset
+from tqdm import tqdm
 
 DAY = common.READINGS_PER_DAY
 HISTORY = 28 * DAY + 1  # readings before a target that a model may use: four weeks
@@ -51,6 +54,7 @@ RECENT = 8  # readings before the target: two hours
 HIDDEN_SIZE = 128  # units of each of the two hidden layers of an MLP
 GRU_SIZE = 32  # units of a GRU
 HORIZONS = (1, 4, 24, 96)  # quarter-hours ahead at which --forecast measures the error
+MAX_WORKERS = 4  # processes that train at the same time; each takes half a gigabyte
 SEEDS = 3  # networks of each experiment, from the seeds --seed, --seed + 1 and so on
 QUICK_READINGS, QUICK_EPOCHS = 20_000, 2  # --quick trains on half a year
 
@@ -72,7 +76,7 @@ class Task02LSTM(nn.Sequential):
         super().__init__(nn.Unflatten(1, (inputs, 1)), common.ConsumptionLSTM())
 
 
-Sequence = Callable[[torch.Tensor], torch.Tensor]  # (batch, inputs) to (batch, time, features)
+View = Callable[[torch.Tensor], torch.Tensor]  # (batch, inputs) to (batch, time, features)
 
 
 def recent_readings(inputs: torch.Tensor) -> torch.Tensor:
@@ -92,7 +96,7 @@ class GRUEncoder(nn.Module):
     Each GRU reads the result of one of the `sequences`, which are given with their features.
     """
 
-    def __init__(self, sequences: dict[Sequence, int], inputs: int, dropout: float) -> None:
+    def __init__(self, sequences: dict[View, int], inputs: int, dropout: float) -> None:
         super().__init__()
         self.grus = nn.ModuleList(
             nn.GRU(features, GRU_SIZE, batch_first=True) for features in sequences.values()
@@ -213,32 +217,18 @@ def make_inputs(samples: Samples, experiment: Experiment) -> tuple[np.ndarray, n
     return inputs, base
 
 
+def is_network(experiment: Experiment) -> bool:
+    """Return whether the model is a network, which starts from random weights."""
+    return experiment.model is not None and not isinstance(experiment.model, BaseEstimator)
+
+
+@dataclass
 class Forecaster:
     """The trained models of an experiment: one for each seed, or one without random numbers."""
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-        self.models: list[Any] = []  # networks, or one estimator of scikit-learn, or [None]
-
-    def fit(self, samples: Samples, seeds: range, device: torch.device, quick: bool) -> Forecaster:
-        """Train on the samples and return the forecaster itself."""
-        experiment = self.experiment
-        inputs, base = make_inputs(samples, experiment)  # (rows, inputs), (rows,)
-        targets = samples.targets - base  # (rows,)
-        if experiment.model is None:
-            self.models = [None]
-        elif isinstance(experiment.model, BaseEstimator):
-            self.models = [clone(experiment.model).fit(inputs, targets)]
-        else:
-            columns = (torch.from_numpy(column).to(device) for column in (inputs, targets))
-            dataset = TensorDataset(*columns)
-            epochs = QUICK_EPOCHS if quick else experiment.epochs
-            for seed in seeds:
-                common.seed_everything(seed)
-                network = experiment.model(inputs.shape[1], experiment.dropout).to(device)
-                train_network(network, dataset, experiment, epochs)
-                self.models.append(network)
-        return self
+    experiment: Experiment
+    models: list[Any]  # networks, or one estimator of scikit-learn, or [None]
+    seconds: float = 0.0  # of the training of one model
 
     def predict_each(self, samples: Samples) -> np.ndarray:
         """Return the predictions of each model: (models, rows)."""
@@ -265,17 +255,69 @@ class Forecaster:
         return f"{sum(parameter.numel() for parameter in self.models[0].parameters()):,}"
 
 
-def train_network(
-    network: nn.Module, dataset: TensorDataset, experiment: Experiment, epochs: int
-) -> None:
-    """Train a network with AdamW, as task 02 does, with the schedule of the experiment."""
+def train_model(
+    experiment: Experiment,
+    inputs: np.ndarray,
+    base: np.ndarray,
+    readings: np.ndarray,
+    seed: int,
+    device: torch.device,
+    quick: bool,
+) -> tuple[Any, float]:
+    """Train a model to predict the readings after the inputs; return it with the seconds it took.
+
+    The arrays are (rows, inputs), (rows,) and (rows,). A network is trained with AdamW, as task 02
+    does, with the schedule of the experiment.
+    """
+    start = time.perf_counter()
+    targets = readings - base
+    if not is_network(experiment):
+        model = experiment.model and clone(experiment.model).fit(inputs, targets)
+        return model, time.perf_counter() - start
+    torch.set_num_threads(1)  # the matrices are too small to be worth sharing between threads
+    common.keep_freed_memory()
+    common.seed_everything(seed)
+    network: Any = experiment.model
+    network = network(inputs.shape[1], experiment.dropout).to(device)
+    dataset = TensorDataset(*(torch.from_numpy(each).to(device) for each in (inputs, targets)))
     optimizer = torch.optim.AdamW(network.parameters(), experiment.learning_rate, fused=True)
-    steps = epochs * (len(dataset) // experiment.batch_size)
+    epochs = QUICK_EPOCHS if quick else experiment.epochs
+    batch_size = experiment.batch_size
+    steps = epochs * (len(dataset) // batch_size)
     schedule = common.one_cycle(optimizer, steps) if experiment.one_cycle else None
     for _ in range(epochs):
-        task02.train_epoch(
-            network, dataset, experiment.batch_size, optimizer, schedule, leave_bar=False
+        task02.train_epoch(network, dataset, batch_size, optimizer, schedule, show_bar=False)
+    return network, time.perf_counter() - start
+
+
+def fit(
+    experiments: Sequence[Experiment],
+    samples: Samples,
+    seeds: range,
+    device: torch.device,
+    quick: bool,
+) -> Iterator[Forecaster]:
+    """Train each experiment on the samples, and yield its models when they are complete.
+
+    Several models are trained at a time, each in a process and on one core. Their weights do not
+    depend on the number of processes.
+    """
+    jobs = [
+        (experiment, seed)
+        for experiment in experiments
+        for seed in (seeds if is_network(experiment) else seeds[:1])
+    ]
+    workers = min(MAX_WORKERS, cpu_count()) if device.type == "cpu" else 1
+    trained = Parallel(workers, return_as="generator", max_nbytes=None)(
+        delayed(train_model)(
+            each, *make_inputs(samples, each), samples.targets, seed, device, quick
         )
+        for each, seed in jobs
+    )
+    with tqdm(trained, total=len(jobs), unit=" models", leave=False) as bar:
+        for experiment, group in groupby(zip(jobs, bar, strict=True), lambda each: each[0][0]):
+            models, seconds = zip(*(result for _, result in group), strict=True)
+            yield Forecaster(experiment, list(models), float(np.mean(seconds)))
 
 
 def run_experiments(
@@ -290,19 +332,18 @@ def run_experiments(
     earlier = samples.part(slice(-validation_rows))
     later = samples.part(slice(-validation_rows, None))
     forecasters, rows = [], []
-    for experiment in BASELINES + NETWORKS:
-        start = time.perf_counter()
-        forecaster = Forecaster(experiment).fit(earlier, seeds, device, quick)
-        seconds = (time.perf_counter() - start) / len(forecaster.models)
+    for forecaster in fit(BASELINES + NETWORKS, earlier, seeds, device, quick):
+        name, seconds = forecaster.experiment.name, f"{forecaster.seconds:.1f}"
         errors = squared_errors(later, forecaster.predict_each(later))
-        common.note(f"{experiment.name}: validation MSE {with_deviation(errors)}")
+        with tqdm.external_write_mode():
+            common.note(f"{name}: validation MSE {with_deviation(errors)}")
         forecasters.append(forecaster)
-        rows.append((experiment.name, forecaster.parameters(), f"{seconds:.1f}", errors))
+        rows.append((name, forecaster.parameters(), seconds, errors))
     columns = ["experiment", "parameters", "seconds", "validation MSE"]
     table = pd.DataFrame(rows, columns=columns)
     means = table["validation MSE"].map(np.mean)[len(BASELINES) :]  # of the networks
     experiment = NETWORKS[int(np.argmin(means))]
-    winner = Forecaster(experiment).fit(samples, seeds, device, quick)
+    (winner,) = fit([experiment], samples, seeds, device, quick)
     return forecasters, winner, table
 
 
@@ -384,7 +425,7 @@ def load_forecaster(path: Path, device: torch.device) -> Forecaster:
     try:
         content = common.load_tensors(path, device)
         experiments = {experiment.name: experiment for experiment in NETWORKS}
-        forecaster = Forecaster(experiments[content["experiment"]])
+        forecaster = Forecaster(experiments[content["experiment"]], [])
         past: np.ndarray = np.zeros((1, HISTORY), dtype="float32")
         sample = Samples(past, pd.DatetimeIndex(["2014-01-01"]), past[:, 0])
         inputs, _ = make_inputs(sample, forecaster.experiment)  # (1, inputs)
@@ -466,8 +507,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.save.exists():
             load_forecaster(arguments.save, device)  # never overwrite any other file
         common.make_folder(arguments.save.parent)
-    common.keep_freed_memory()
-    torch.set_num_threads(1)  # the matrices are too small to be worth sharing between threads
+    torch.set_num_threads(1)
 
     if arguments.load:
         winner, table = load_forecaster(arguments.load, device), None

@@ -186,7 +186,7 @@ def make_our_lstm() -> Run:
     dataset, model = TensorDataset(*some), common.ConsumptionLSTM()
     optimizer = torch.optim.AdamW(model.parameters(), task02.LEARNING_RATE, fused=True)
     arguments = model, dataset, task02.BATCH_SIZE, optimizer
-    return partial(task02.train_epoch, *arguments, leave_bar=False)
+    return partial(task02.train_epoch, *arguments, show_bar=False)
 
 
 def make_bare_lstm(threads: int) -> Run:

@@ -56,6 +56,7 @@ def load_pair(folder: Path, auto_class: Any = None) -> ModelAndTokenizer:
 def isolated_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redirect the project's folders and servers, so that no test writes or downloads there."""
     torch.set_num_threads(1)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # task 03 starts no other processes
     monkeypatch.setattr(common, "DATA", tmp_path / "DATA")
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(common, "ELECTRICITY_URL", f"{NOBODY}/")

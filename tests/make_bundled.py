@@ -413,6 +413,7 @@ def make_bundled_translator(
             print(f"step {training.step}: loss {np.mean(losses):.3f}; chrF {row}", flush=True)
             losses.clear()
             saved = time.monotonic()
+    training.model.generation_config.num_beams = BEAMS
     with common.complete_folder(BUNDLED / "translator") as output:
         training.model.half().save_pretrained(output)
         tokenizer.save_pretrained(output)

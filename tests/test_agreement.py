@@ -189,7 +189,7 @@ def errors_by_hand(predicted: np.ndarray) -> list[float]:
 
 
 def fitted(experiment: task03.Experiment) -> task03.Forecaster:
-    return task03.Forecaster(experiment).fit(samples(), range(1), CPU, quick=True)
+    return next(task03.fit([experiment], samples(), range(1), CPU, quick=True))
 
 
 def lagged_reading(number: int, _: Models) -> Values:
@@ -243,8 +243,7 @@ def forecast_errors(_: Models) -> Values:
 def parameters(_: Models) -> Values:
     sizes = []
     for experiment in (task03.LSTM, task03.VALUE):
-        forecaster = task03.Forecaster(experiment)
-        forecaster.models = [experiment.model(96, 0.0)]
+        forecaster = task03.Forecaster(experiment, [experiment.model(96, 0.0)])
         sizes.append(forecaster.parameters())
     # two layers of four gates with 32 units: weights of input and hidden state, and two biases
     lstm = 4 * 32 * (1 + 32 + 2) + 4 * 32 * (32 + 32 + 2) + 33

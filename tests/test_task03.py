@@ -23,7 +23,7 @@ few_experiments = patch.multiple(task03, BASELINES=(task03.PERSISTENCE,), NETWOR
 
 
 def fit(experiment: Experiment, seeds: range = range(1)) -> Forecaster:
-    return Forecaster(experiment).fit(SAMPLES, seeds, CPU, quick=True)
+    return next(task03.fit([experiment], SAMPLES, seeds, CPU, quick=True))
 
 
 def weights(forecaster: Forecaster) -> list[torch.Tensor]:
@@ -142,6 +142,12 @@ def test_whole_run_prints_errors_of_three_networks_and_draws_pictures(
     assert forecasts == [f"2014-01-11 10:{minute}:00" for minute in ("00", "15", "30")]
     assert task03.main([*options, "--load", saved]) == 0
     assert capsys.readouterr().out == output[output.index("Test MSE") :]
+
+
+def test_several_processes_train_the_same_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_process = weights(fit(task03.DROPOUT, range(2)))
+    monkeypatch.setattr(task03, "cpu_count", lambda: 2)
+    assert all(map(torch.equal, one_process, weights(fit(task03.DROPOUT, range(2)))))
 
 
 def test_networks_are_trained_from_the_seeds_of_the_options(small_data: Path) -> None:
