@@ -71,7 +71,7 @@ POOLINGS = {
 }
 CHUNK = 1000  # texts whose features are averaged at a time
 SVM, SVM_C = LinearSVC(), (0.1, 0.3, 1.0)  # a smaller C keeps the weights smaller
-LOGISTIC, LOGISTIC_C = LogisticRegression(tol=1e-3, max_iter=1000), (0.001, 0.003, 0.01)
+LOGISTIC, LOGISTIC_C = LogisticRegression(tol=3e-3, max_iter=1000), (0.001, 0.003, 0.01)
 DROPOUT = (0.3, 0.6)
 HIDDEN_SIZE = 256
 MLP_EPOCHS, MLP_BATCH, MLP_RATE = 10, 128, 1e-3

@@ -22,8 +22,8 @@ answers of the two rankers, each with the sum of its three scores.
     python lab_multiple_choice.py --dataset docstrings        summaries of installed functions
     python lab_multiple_choice.py --finetune                  also fine-tune the whole encoder
 
-Takes three minutes on a laptop, and thirteen with --finetune. On the test questions of OpenBookQA
-expect an accuracy of 0.53 for the ranker, and of 0.48 if it does not see the question.
+Takes three to six minutes on two CPU cores, and ten more with --finetune. On the test questions of
+OpenBookQA expect an accuracy of 0.53 for the ranker, and of 0.48 if it does not see the question.
 """
 
 from __future__ import annotations
