@@ -22,6 +22,7 @@ import lab_generation
 import lab_multiple_choice
 import pretrained
 import task02
+import task03
 import task05
 import task09
 
@@ -182,7 +183,8 @@ PRINTED = {  # beginnings of lines of short runs, whose figures are not those of
 }
 SHORTER = (
     *((dante_gpt, "QUICK_STEPS", 10), (dante_gpt, "MEASURED_LENGTH", 100)),
-    *((lab_generation, "MAX_NEW_TOKENS", 10), (lab_multiple_choice, "RANKER_EPOCHS", 2)),
+    *((lab_generation, "MAX_NEW_TOKENS", 10), (task03, "QUICK_EPOCHS", 1)),
+    *((lab_multiple_choice, "QUICK_QUESTIONS", 60), (lab_multiple_choice, "RANKER_EPOCHS", 2)),
 )
 # scripts whose default model is on the Hub
 BUNDLED = {script for model in pretrained.HUB_MODELS for script in model.scripts.split(", ")}
