@@ -60,11 +60,12 @@ class ScriptError(Exception):
 def run(main: Callable[[], int]) -> int:
     """Run `main` and return the exit code of the script.
 
-    The code is 0 on success, 130 after Ctrl-C, and 1 after an error the user can fix: a
+    The code is 0 on success, 130 after Ctrl-C or `kill`, and 1 after an error the user can fix: a
     `ScriptError` or an error of the operating system such as a full disk. Those errors are printed
     as one line on standard error. Any other exception is a bug and keeps its traceback.
     """
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Python's shutdown takes a while
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else task 03 leaves processes
     try:
         prepare_process()
         code = main()

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,10 @@ def test_a_bug_keeps_its_traceback_and_other_codes_are_those_of_main() -> None:
     with pytest.raises(ZeroDivisionError):
         common.run(raising(ZeroDivisionError()))
     assert [common.run(lambda: 0), common.run(lambda: 3)] == [0, 3]
+
+
+def test_kill_ends_a_script_as_ctrl_c_does() -> None:
+    assert common.run(lambda: signal.raise_signal(signal.SIGTERM) or 0) == 130
 
 
 def test_inherited_settings_do_not_reach_the_script(
