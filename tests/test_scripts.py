@@ -17,9 +17,11 @@ from pathlib import Path
 
 import common
 import dante_gpt
+import lab_classifier
 import lab_data
 import lab_generation
 import lab_multiple_choice
+import lab_retrieval
 import pretrained
 import task02
 import task03
@@ -185,6 +187,7 @@ SHORTER = (
     *((dante_gpt, "QUICK_STEPS", 10), (dante_gpt, "MEASURED_LENGTH", 100)),
     *((lab_generation, "MAX_NEW_TOKENS", 10), (task03, "QUICK_EPOCHS", 1)),
     *((lab_multiple_choice, "QUICK_QUESTIONS", 60), (lab_multiple_choice, "RANKER_EPOCHS", 2)),
+    *((lab_classifier, "QUICK_TEXTS", 100), (lab_retrieval, "QUICK_CLAIMS", 10)),
 )
 # scripts whose default model is on the Hub
 BUNDLED = {script for model in pretrained.HUB_MODELS for script in model.scripts.split(", ")}
