@@ -65,7 +65,7 @@ def run(main: Callable[[], int]) -> int:
     as one line on standard error. Any other exception is a bug and keeps its traceback.
     """
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Python's shutdown takes a while
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else task 03 leaves processes
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else its processes would live on
     try:
         prepare_process()
         code = main()

@@ -18,8 +18,6 @@ figures of this script: (0.195 + 0.057) / 2 = 0.126, (0.195 + 0.057 + 0.054) / 3
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import common
 
 import torch
@@ -54,8 +52,7 @@ def train_epoch(
     losses = []
     order = torch.randperm(len(dataset))
     batches = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
-    # even a disabled bar of tqdm makes a lock, which a process that is stopped would leave behind
-    with tqdm(batches) if show_bar else nullcontext(batches) as bar:
+    with tqdm(batches, disable=not show_bar) as bar:
         for batch in bar:  # a DataLoader would collect these rows one by one, which takes longer
             inputs, targets = dataset[batch]  # (batch, time, 1), (batch,)
             optimizer.zero_grad()

@@ -21,7 +21,9 @@ R-squared of 0.96 for the winner. Repeating the last reading has an MSE of 0.040
 
 from __future__ import annotations
 
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -275,6 +277,7 @@ def train_model(
         model = experiment.model and clone(experiment.model).fit(inputs, targets)
         return model, time.perf_counter() - start
     torch.set_num_threads(1)  # the matrices are too small to be worth sharing between threads
+    tqdm.set_lock(threading.RLock())  # a stopped process would leave tqdm's own lock behind
     common.keep_freed_memory()
     common.seed_everything(seed)
     network: Any = experiment.model
@@ -307,6 +310,7 @@ def fit(
         for experiment in experiments
         for seed in (seeds if is_network(experiment) else seeds[:1])
     ]
+    warnings.filterwarnings("ignore", module="joblib.parallel")  # of unused models, after Ctrl-C
     workers = min(MAX_WORKERS, cpu_count()) if device.type == "cpu" else 1
     trained = Parallel(workers, return_as="generator", max_nbytes=None)(
         delayed(train_model)(
