@@ -242,6 +242,18 @@ def test_every_option_of_the_sample_has_an_effect(whole: Path, capsys: Capture) 
     assert len(set(samples)) == 4
 
 
+@pytest.mark.parametrize(("options", "length", "steps"), [
+    ("", 168_095, 3000),  # the Inferno
+    ("", 6_590, 119),  # the verses: a longer run would only learn them by heart
+    ("--batch-size 16", 6_590, 59),
+    ("--quick", 6_590, 100),
+    ("--steps 500", 6_590, 500),
+])  # fmt: skip
+def test_a_short_text_is_read_37_times(options: str, length: int, steps: int) -> None:
+    arguments = dante_gpt.parse_arguments(options.split())
+    assert dante_gpt.make_config(arguments, None, length).steps == steps
+
+
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 40])
 def test_the_cache_changes_no_character(length: int) -> None:
     model, prompt = random_model(), torch.randint(SIZE, (length,)).tolist()
