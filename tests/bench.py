@@ -21,7 +21,7 @@
 Each contestant has its own process, so threads and memory of one do not influence the others. They
 take turns, round after round. The output is the median rate of each, and median, minimum and
 maximum of the ratios of the rounds. Without --text, the text is that of dante_gpt.py. The ablation
-and the settings train on eight tenths of the text, from three seeds, one run per core. They measure
+and the settings train on eight tenths of the text, from each seed, one run per core. They measure
 the loss on the ninth tenth, so that the last tenth chooses nothing.
 """
 
@@ -36,7 +36,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -83,7 +83,7 @@ WRITTEN = 1000  # characters per turn
 SEEDS = 10  # of fine-tuning
 LINES = 1000  # of a text, encoded in one turn
 
-Run = Callable[[], None]
+Run = Callable[[], object]
 Turn = Callable[[], object]  # a run that returns its report
 
 
@@ -95,7 +95,7 @@ def serve(make: Callable[[], Turn], connection: Connection) -> None:
         connection.send(turn())
 
 
-def take_turns(contestants: dict[Any, Callable[[], Turn]], rounds: int) -> dict[Any, list]:
+def take_turns(contestants: Mapping[Any, Callable[[], Turn]], rounds: int) -> dict[Any, list]:
     """Run one turn of each contestant per round, each in its own process; return the reports."""
     context, connections = get_context("spawn"), {}
     for name, make in contestants.items():
@@ -126,7 +126,7 @@ def make_timed(make: Callable[[], Run], amount: int) -> Turn:
 
 
 def compare_rates(
-    contestants: dict[str, Callable[[], Run]], amount: int, unit: str, rounds: int = ROUNDS
+    contestants: Mapping[str, Callable[[], Run]], amount: int, unit: str, rounds: int = ROUNDS
 ) -> dict[str, list[float]]:
     """Time each contestant once per round, print its median rate, and return all rates."""
     timed = {name: partial(make_timed, make, amount) for name, make in contestants.items()}
@@ -227,7 +227,6 @@ SHORT_RUN = dante_gpt.Config(
     steps=140, batch_size=8, block_size=128, dropout=0.0, muon_rate=0.03, adam_rate=0.06
 )
 TURNS = 20  # of both trainings
-SEEDS = (0, 1, 2)  # of the runs whose losses are compared
 Trainer = Callable[[str, dante_gpt.Config], Iterator[tuple[float, float]]]
 
 
@@ -381,8 +380,8 @@ class LearnedPositions(dante_gpt.GPT):
 
     def __init__(self, config: dante_gpt.Config, vocabulary: int) -> None:
         super().__init__(config, vocabulary)
-        rows, width = self.embedding.weight.shape
-        self.embedding = nn.Embedding(rows + config.block_size, width)
+        rows = self.embedding.num_embeddings + config.block_size
+        self.embedding = nn.Embedding(rows, config.n_embd)
 
     def embed(self, tokens: torch.Tensor, last_two: torch.Tensor) -> torch.Tensor:
         """Add the embeddings of the positions, which are the last rows of the table."""
@@ -467,16 +466,18 @@ def final_loss(text: str, steps: int | None, run: tuple[str, int]) -> float:
     return training.validate()
 
 
-def bench_losses(text: str, names: Iterable[str], steps: int | None) -> None:
-    """Print mean and standard deviation of the final loss over three seeds, for each change."""
-    runs = [(name, seed) for name in names for seed in SEEDS]
+def bench_losses(text: str, names: Iterable[str], seeds: int, steps: int | None) -> None:
+    """Print the final loss from each seed, and their mean and standard deviation, per change."""
+    runs = [(name, seed) for name in names for seed in range(seeds)]
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as pool:
         losses = pool.map(partial(final_loss, text, steps), runs)
-        print("nats per character                        mean  deviation")
+        header = [*(f"seed {seed}" for seed in range(seeds)), "mean", "deviation"]
+        print(f"{'nats per character':40}" + "".join(f"{each:>10}" for each in header))
         for name in names:
-            row = list(islice(losses, len(SEEDS)))
-            print(f"{name:40}{np.mean(row):6.4f}{np.std(row, ddof=1):11.4f}", flush=True)
+            row = list(islice(losses, seeds))
+            cells = [*row, np.mean(row), np.std(row, ddof=1) if seeds > 1 else math.nan]
+            print(f"{name:40}" + "".join(f"{each:10.4f}" for each in cells), flush=True)
 
 
 # task13.py and task09.py
@@ -822,15 +823,18 @@ def main() -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="text file")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of a BEIR collection")
     parser.add_argument("--steps", type=int, help="of each run of ablation and settings")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="of ablation and settings (default: 3)"
+    )
     parser.add_argument("--model", default="bundled", metavar="ID_OR_DIR", help="encoder")
     run: dict[str, Callable[[], None]] = {
         "lstm": bench_lstm,
         "dante": lambda: bench_dante(lab_common.load_inferno(arguments.text)),
         "ablation": lambda: bench_losses(
-            lab_common.load_inferno(arguments.text), ABLATIONS, arguments.steps
+            lab_common.load_inferno(arguments.text), ABLATIONS, arguments.seeds, arguments.steps
         ),
         "settings": lambda: bench_losses(
-            lab_common.load_inferno(arguments.text), SETTINGS, arguments.steps
+            lab_common.load_inferno(arguments.text), SETTINGS, arguments.seeds, arguments.steps
         ),
         "metrics": bench_metrics,
         "seeds": lambda: bench_seeds(arguments.model),

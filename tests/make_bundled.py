@@ -106,10 +106,9 @@ def read_pairs(folder: Path) -> dict[str, list[Pair]]:
     pairs = {}
     for name in ("es-en", "es-bg", "en-bg"):
         lines = (folder / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+        source, target = name.split("-")
         pairs[name] = [
-            Pair(
-                left, right, *name.split("-"), WEIGHTS.get((name, origin), 1.0), origin in EVERYDAY
-            )
+            Pair(left, right, source, target, WEIGHTS.get((name, origin), 1.0), origin in EVERYDAY)
             for left, right, origin in dict.fromkeys(tuple(line.split("\t")) for line in lines)
         ]
     return pairs
@@ -180,8 +179,8 @@ def make_tokenizer(training: list[Pair], start: Path | None, folder: Path) -> Ma
     for side, pieces in (("source", spanish), ("target", targets)):
         (folder / f"{side}.spm").write_bytes(pieces.SerializeToString())
     special = {"<unk>", "<s>", "</s>"}
-    names = dict.fromkeys(p.piece for each in (targets, spanish) for p in each.pieces)
-    names = ["</s>", "<unk>", *(n for n in names if n not in special), *TARGETS.values(), "<pad>"]
+    found = dict.fromkeys(p.piece for each in (targets, spanish) for p in each.pieces)
+    names = ["</s>", "<unk>", *(n for n in found if n not in special), *TARGETS.values(), "<pad>"]
     vocabulary = {name: number for number, name in enumerate(names)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     return MarianTokenizer(
