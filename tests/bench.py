@@ -467,17 +467,18 @@ def final_loss(text: str, steps: int | None, run: tuple[str, int]) -> float:
 
 
 def bench_losses(text: str, names: Iterable[str], seeds: int, steps: int | None) -> None:
-    """Print the final loss from each seed, and their mean and standard deviation, per change."""
+    """Print the final loss from each seed for each change, with mean and standard deviation."""
     runs = [(name, seed) for name in names for seed in range(seeds)]
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as pool:
         losses = pool.map(partial(final_loss, text, steps), runs)
-        header = [*(f"seed {seed}" for seed in range(seeds)), "mean", "deviation"]
+        header = [f"seed {seed}" for seed in range(seeds)]
+        header += ["mean", "deviation"] if seeds > 1 else []
         print(f"{'nats per character':40}" + "".join(f"{each:>10}" for each in header))
         for name in names:
             row = list(islice(losses, seeds))
-            cells = [*row, np.mean(row), np.std(row, ddof=1) if seeds > 1 else math.nan]
-            print(f"{name:40}" + "".join(f"{each:10.4f}" for each in cells), flush=True)
+            row += [np.mean(row), np.std(row, ddof=1)] if seeds > 1 else []
+            print(f"{name:40}" + "".join(f"{each:10.4f}" for each in row), flush=True)
 
 
 # task13.py and task09.py
