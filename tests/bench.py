@@ -477,7 +477,7 @@ def bench_losses(text: str, names: Iterable[str], seeds: int, steps: int | None)
         print(f"{'nats per character':40}" + "".join(f"{each:>10}" for each in header))
         for name in names:
             row = list(islice(losses, seeds))
-            row += [np.mean(row), np.std(row, ddof=1)] if seeds > 1 else []
+            row += [statistics.mean(row), statistics.stdev(row)] if seeds > 1 else []
             print(f"{name:40}" + "".join(f"{each:10.4f}" for each in row), flush=True)
 
 
