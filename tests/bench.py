@@ -21,8 +21,8 @@
 Each contestant has its own process, so threads and memory of one do not influence the others. They
 take turns, round after round. The output is the median rate of each, and median, minimum and
 maximum of the ratios of the rounds. Without --text, the text is that of dante_gpt.py. The ablation
-and the settings train on eight tenths of the text, from each seed, one run per core. They measure
-the loss on the ninth tenth, so that the last tenth chooses nothing.
+and the settings train on eight tenths of the text, from each seed, with one run per core. They
+measure the loss on the ninth tenth, so that the last tenth chooses nothing.
 """
 
 from __future__ import annotations
@@ -824,9 +824,8 @@ def main() -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="text file")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of a BEIR collection")
     parser.add_argument("--steps", type=int, help="of each run of ablation and settings")
-    parser.add_argument(
-        "--seeds", type=int, default=3, help="of ablation and settings (default: 3)"
-    )
+    text = "of ablation and settings (default: %(default)s)"
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
     parser.add_argument("--model", default="bundled", metavar="ID_OR_DIR", help="encoder")
     run: dict[str, Callable[[], None]] = {
         "lstm": bench_lstm,
