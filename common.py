@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 # Libraries read these variables when they are imported. So the scripts import this module first.
 if "OMP_WAIT_POLICY" not in os.environ:  # waiting threads soon leave the processor to others
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # in GNU OpenMP not at once, which is slower
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU OpenMP: sleeping at once would be slower
 os.environ["MPLBACKEND"] = "agg"  # pictures are only saved; notebooks set another backend
 try:
     urlsplit(os.environ.get("HF_ENDPOINT", "")).port  # noqa: B018

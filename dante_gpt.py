@@ -1,8 +1,8 @@
 """Lab exercise 1: train a small character GPT on Dante's Inferno and let it write.
 
 The model is a decoder-only transformer over single characters. It is trained on the first nine
-tenths of the poem and evaluated on every character of the last tenth. The settings were chosen by
-training on eight tenths and evaluating on the ninth (python tests/bench.py settings).
+tenths of the poem and evaluated on every character of the last tenth. Steps and dropout were chosen
+by training on eight tenths and evaluating on the ninth (python tests/bench.py settings).
 
     python dante_gpt.py                          train, then write and evaluate a sample
     python dante_gpt.py --steps 4000 --n-layer 6 --dropout 0.35         a deeper model, for longer
@@ -42,7 +42,7 @@ STRIDE = 32  # characters between two windows of the evaluation
 EVALUATIONS = 10  # during a run; each saves a checkpoint
 NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # baselines for the loss
 QUICK_STEPS = 100  # of --quick
-MAX_PASSES = 37  # over the text, unless --steps is given; more teach a short text by heart
+MAX_PASSES = 37  # over the text, unless --steps is given; with more a short text is memorised
 WARM_UP = 20  # steps during which the learning rates rise; then they fall linearly to 0
 MOMENTUM, WEIGHT_DECAY = 0.95, 0.1  # of Muon
 HASH_ROWS = 8191  # embeddings that the character triples share; a prime spreads them evenly
@@ -59,16 +59,16 @@ def option(default: float, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """The model and its training: 2.3 M parameters, most of them embeddings of triples."""
+    """The model and its training: 2.3 M parameters, most in embeddings of pairs and triples."""
 
     seed: int = 0
-    steps: int = option(3000, "gradient steps; by default fewer for a short text")
+    steps: int = option(3000, "gradient steps; by default at most 37 passes over the text")
     batch_size: int = option(8, "blocks in a batch")
     block_size: int = option(256, "characters of context: about six verses")
     n_layer: int = option(4, "transformer blocks")
     n_head: int = option(4, "attention heads per block")
     n_embd: int = option(128, "embedding width, a multiple of twice the heads")
-    dropout: float = option(0.2, "dropout probability; with 0.15 the model overfits")
+    dropout: float = option(0.2, "dropout probability")
     muon_rate: float = option(0.02, "learning rate of the blocks' matrices (Muon)")
     adam_rate: float = option(0.003, "learning rate of embeddings and output layer (AdamW)")
 
@@ -278,7 +278,7 @@ def block_start(number: int, length: int, config: Config) -> int:
     """Return the start of a training block; blocks are numbered from the beginning of a run.
 
     Each pass over the text cuts it into blocks side by side, at another offset and in another
-    order, so that every character is used once per pass.
+    order, so that no character is used twice in a pass.
     """
     blocks = (length - 1) // config.block_size - 1  # per pass
     generator = np.random.default_rng([config.seed, number // blocks])

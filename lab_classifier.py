@@ -5,12 +5,12 @@ logistic regression, or an MLP with one hidden layer. The choice of features mat
 choice of classifier:
 
 - [CLS]: the last hidden state of the first token. This encoder was not trained to use it.
-- mean: the mean of the last hidden states. Every word counts, but the last layer has turned words
-  into the text's topic, and what a classifier needs may be gone.
+- mean: the mean of the last hidden states. Every word counts, but information that a classifier
+  needs may be lost in the last layer.
 - layers: mean and maximum over the tokens of every layer. The lower layers still represent the
   words, and a maximum keeps a single word that a mean would dilute.
 
-A linear model of word counts (TF-IDF), which sees nothing but the words, is in the same table.
+A linear model of the counts of words and pairs of words (TF-IDF) is in the same table.
 
     python lab_classifier.py                                six emotions
     python lab_classifier.py --dataset ag_news              four kinds of news

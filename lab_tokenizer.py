@@ -2,8 +2,8 @@
 
 GPT-2 has 50,257 tokens, which are pieces of words. They were learned from English web pages by byte
 pair encoding: merge the most frequent pair of neighbouring tokens, again and again. A frequent word
-became a single token, including the space before it. A rare word is split, down to single bytes. So
-a text takes fewer tokens the more it resembles those pages.
+became a single token, including the space before it. A rare word is split, down to single bytes.
+Texts similar to those pages take fewer tokens.
 
     python lab_tokenizer.py
     python lab_tokenizer.py --text FILE         the last line and the picture for another text

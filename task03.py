@@ -395,9 +395,8 @@ def draw_week(test: Samples, predictions: np.ndarray) -> None:
 
 def draw_table(table: pd.DataFrame) -> None:
     """Draw the test errors as bars, and the error of persistence as a line."""
-    means, deviations = (
-        table["test MSE"].map(lambda errors, f=f: f(errors)) for f in (np.mean, np.std)
-    )
+    means = table["test MSE"].map(np.mean)
+    deviations = table["test MSE"].map(lambda errors: np.std(errors, ddof=min(1, len(errors) - 1)))
     figure = Figure(figsize=(9, 0.35 * len(table) + 1.2), layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", xlim=(0.6 * means.min(), 1.2 * means.max()))
@@ -468,7 +467,7 @@ def print_forecast(forecaster: Forecaster, data: pd.DataFrame, test: Samples, st
     readings = roll_forward(forecaster, past, times[:1], steps)[0]  # (steps,)
     for moment, reading in zip(times, readings, strict=True):
         print(f"{moment}  {reading:7.4f}")
-    print("Every step builds on the steps before it, so the error grows. On the test data it is")
+    print("Each step builds on predictions, so the error grows at first. On the test data it is")
     starts = np.arange(0, len(test.targets) - max(HORIZONS), 7)  # step 7 visits every time of day
     path = roll_forward(forecaster, test.past[starts], test.times[starts], max(HORIZONS))
     for horizon in HORIZONS:

@@ -1,7 +1,7 @@
 """Task 06: translate a sentence from Spanish to Bulgarian.
 
-transformers 5 has no `pipeline("translation")` any more. For a translation model the pipeline did
-what stands here: tokenize, generate with the checkpoint's own beam search, and decode.
+transformers 5 has no `pipeline("translation")` any more. For a translation model the pipeline
+took these steps: tokenize, generate with the checkpoint's own beam search, and decode.
 
     python task06.py
     python task06.py --model bundled    a small model that is part of this project

@@ -36,8 +36,8 @@ MAX_LENGTH = 20  # tokens, including those of the prompt
 # token as if it had to choose among 9.1 equally likely tokens. 1 is certainty; GPT-2's 50,257 is a
 # blind guess. "Mean" is the mean over texts, and here there is one. Perplexity measures surprise,
 # not truth or quality. Here it is lower than for a text written by people, because the model
-# evaluates a continuation of its own most likely tokens. The tokens of the prompt, 7 of the 20, are
-# not its own, but count too. Two models can be compared only if they have the same tokens.
+# evaluates a continuation of its own most likely tokens. The tokens of the prompt are not its own,
+# but count too. Two models can be compared only if they have the same tokens.
 
 
 @torch.inference_mode()

@@ -195,13 +195,13 @@ def main(argv: list[str] | None = None) -> int:
     """Compute the metrics of the three scenarios, the right one first."""
     common.argument_parser(__doc__).parse_args(argv)
 
-    print("Scenario 1, a summary: ROUGE, the share of words, pairs and sequences in common")
+    print("Scenario 1, a summary: ROUGE, the overlap of words, pairs and sequences")
     metric = common.local_metric(rouge)
     scores = metric.compute(predictions=SUMMARY_PREDICTIONS, references=SUMMARY_REFERENCES)
     for name, value in scores.items():
         print(f"{name}: {value}")
 
-    print("\nScenario 2, a translation: METEOR, as another word may be as good")
+    print("\nScenario 2, a translation: METEOR, because another word may be equally good")
     translation = {"predictions": TRANSLATION_GENERATED, "references": TRANSLATION_REFERENCE}
     print(f"METEOR: {common.local_metric(meteor).compute(**translation)['meteor']}")
     unsmoothed = common.local_metric(bleu).compute(**translation)["bleu"]

@@ -93,7 +93,7 @@ STATEMENT = """
 0.1953 0.1267 0.1028 0.0965 of task 02's statement, and the running means of our losses
 0.1955 0.1264 0.1024 0.0962
 0.7599 0.8628 BLEU of task 12's statement
-0.3718 METEOR of task 13 with WordNet, 1.715 nanoGPT's recipe on Dante: published
+0.3718 METEOR of task 13 with WordNet: published
 """
 
 
