@@ -265,12 +265,12 @@ def make_folder(path: Path) -> None:
     tempfile.TemporaryFile(dir=path).close()
 
 
-def save_figure(figure: Figure, name: str | Path) -> None:
-    """Save a matplotlib figure in `results/`, or under `name` if that is an absolute path."""
-    with complete_file(RESULTS / name) as temporary_path, warnings.catch_warnings():
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save a matplotlib figure, with a note on standard error."""
+    with complete_file(path) as temporary_path, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font does not have
         figure.savefig(temporary_path, dpi=150)
-    note(f"saved the picture {RESULTS / name}")
+    note(f"saved the picture {path}")
 
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:

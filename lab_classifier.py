@@ -303,7 +303,7 @@ def print_report(row: Row, labels: np.ndarray, names: list[str]) -> None:
     print(classification_report(labels, row.test, digits=4, **options))
 
 
-def draw_confusion(rows: list[Row], labels: np.ndarray, names: list[str], file_name: str) -> None:
+def draw_confusion(rows: list[Row], labels: np.ndarray, names: list[str], path: Path) -> None:
     """Draw the confusion matrix of each row on the test texts, normalised by the true label."""
     shown = [name[:MAX_LETTERS] for name in names]
     figure = Figure(figsize=(5.5 * len(rows), 6), layout="constrained")
@@ -314,7 +314,7 @@ def draw_confusion(rows: list[Row], labels: np.ndarray, names: list[str], file_n
         axes.tick_params("x", rotation=45)
         accuracy = accuracy_score(labels, row.test)
         axes.set_title(f"{row.features}, {row.classifier}: {accuracy:.1%}")
-    common.save_figure(figure, file_name)
+    common.save_figure(figure, path)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -380,7 +380,7 @@ def main(argv: list[str] | None = None) -> int:
     if len(names) > MAX_DRAWN:
         common.note(f"no confusion matrix is drawn for more than {MAX_DRAWN} labels")
     else:
-        draw_confusion(best, labels["test"], names, f"lab_classifier_{name}.png")
+        draw_confusion(best, labels["test"], names, common.RESULTS / f"lab_classifier_{name}.png")
     return 0
 
 

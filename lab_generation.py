@@ -117,7 +117,7 @@ def draw_measures(rows: dict[str, dict[str, float]]) -> None:
         axes.set(title=name, xlabel="temperature (0: greedy)", ylabel=MEASURES[name])
         if name == "perplexity":
             axes.set_yscale("log")
-    common.save_figure(figure, "lab_generation.png")
+    common.save_figure(figure, common.RESULTS / "lab_generation.png")
 
 
 def main(argv: list[str] | None = None) -> int:

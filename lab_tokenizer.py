@@ -64,7 +64,7 @@ def draw_lengths(lines: list[str], counts: list[int]) -> None:
     sums = ([total / 1000 for total in accumulate(column)] for column in (lengths, counts))
     right.plot(*sums)
     right.set(xlabel="thousand characters so far", ylabel="thousand tokens", title="The whole text")
-    common.save_figure(figure, "lab_tokenizer.png")
+    common.save_figure(figure, common.RESULTS / "lab_tokenizer.png")
 
 
 def main(argv: list[str] | None = None) -> int:

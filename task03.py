@@ -390,7 +390,7 @@ def draw_week(test: Samples, predictions: np.ndarray) -> None:
     upper.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     lower.plot(test.times[week], predictions[week] - test.targets[week], color="tab:red")
     lower.set(ylabel="error", xlabel="date")
-    common.save_figure(figure, "task03_week.png")
+    common.save_figure(figure, common.RESULTS / "task03_week.png")
 
 
 def draw_table(table: pd.DataFrame) -> None:
@@ -410,7 +410,7 @@ def draw_table(table: pd.DataFrame) -> None:
     axes.minorticks_off()
     axes.invert_yaxis()
     axes.legend(loc="lower right")
-    common.save_figure(figure, "task03_table.png")
+    common.save_figure(figure, common.RESULTS / "task03_table.png")
 
 
 # --- Saving the winner and forecasting with it --------------------------------------------------

@@ -244,7 +244,7 @@ def test_every_option_of_the_sample_has_an_effect(whole: Path, capsys: Capture) 
 
 @pytest.mark.parametrize(("options", "length", "steps"), [
     ("", 168_095, 3000),  # the Inferno
-    ("", 6_590, 119),  # the verses: a longer run would only learn them by heart
+    ("", 6_590, 119),  # the verses: a longer run would memorise them
     ("--batch-size 16", 6_590, 59),
     ("--quick", 6_590, 100),
     ("--steps 500", 6_590, 500),
@@ -278,10 +278,13 @@ def test_characters_are_sampled_by_seed_temperature_and_top_k(top_k: int) -> Non
     assert next(dante_gpt.generate(model, [3], 1e-30, top_k, 1)) == logits.argmax()
 
 
-def test_a_whole_run_prints_losses_sample_and_measures(tmp_path: Path, capsys: Capture) -> None:
-    write = ["--prompt", "Nel", "--length", 200]
-    assert run_here(tmp_path, *OPTIONS, *write) == 0
-    out, saved = capsys.readouterr().out, dante_gpt.load_checkpoint(tmp_path, CPU)
+def test_a_whole_run_prints_losses_sample_and_measures(
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, write = Path("run"), ["--prompt", "Nel", "--length", 200]
+    assert run_here(folder, *OPTIONS, *write) == 0
+    out, saved = capsys.readouterr().out, dante_gpt.load_checkpoint(folder, CPU)
     lines, sizes, loss = out.splitlines(), map(len, dante_gpt.split(TEXT)), saved["history"][-1][2]
     assert lines[0] == "{:,} characters to train on, {:,} to validate on".format(*sizes)
     for line, (name, order) in zip(lines[2:5], dante_gpt.NGRAMS.items(), strict=True):
@@ -289,9 +292,9 @@ def test_a_whole_run_prints_losses_sample_and_measures(tmp_path: Path, capsys: C
         assert line.startswith(f"{name:24}{baseline:8.4f}")
     assert lines[5] == f"GPT, 0.2 M parameters   {loss:8.4f}{loss / math.log(2):8.4f}"
     assert re.search(r"\n\n {40}  the sample   held-out canto\n(.{69}\n){5}$", out)
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert saved["config"] == TINY
-    assert run_here(tmp_path, "--generate", *write) == 0  # writes the sample of the run again
+    assert run_here(folder, "--generate", *write) == 0  # writes the sample of the run again
     assert capsys.readouterr().out == out.partition("\n\n")[2][:203] + "\n"
 
 
