@@ -221,7 +221,7 @@ class GPT(nn.Module):
         if cache is not None:
             cache.length += tokens.shape[1]
             cache.last_two = torch.cat([last_two, tokens], dim=1)[:, -2:]
-        return self.head(norm(x)).float()  # (batch, time, vocabulary)
+        return self.head(norm(x))  # (batch, time, vocabulary)
 
 
 class Muon(torch.optim.Optimizer):
@@ -310,14 +310,13 @@ class Training:
     """A training run: the model and its optimisers."""
 
     def __init__(self, config: Config, text: str, device: torch.device) -> None:
-        self.config, self.device = config, device
+        self.config = config
         self.text_hash = hashlib.sha256(text.encode()).hexdigest()
         self.characters = "".join(sorted(set(text)))
         self.tokens = torch.tensor(encode(text, self.characters), device=device)  # (characters,)
         self.train_length = len(split(text)[0])
         self.model = GPT(config, len(self.characters)).to(device)
         self.model.initialise(config.seed)
-        self.compiled = torch.compile(self.model) if device.type == "cuda" else self.model
         matrices = list(self.model.blocks.parameters())
         others = [self.model.embedding.weight, self.model.head.weight]
         self.muon = Muon(matrices, config.muon_rate, MOMENTUM, WEIGHT_DECAY)
@@ -330,15 +329,13 @@ class Training:
     def step(self, step: int) -> float:
         """Train on one batch and return its loss. Its random numbers depend on the step alone."""
         config = self.config
-        noise = np.random.SeedSequence([config.seed, step, 0]).generate_state(1)
-        torch.manual_seed(int(noise[0]))  # of the dropout
+        seed = np.random.SeedSequence([config.seed, step]).generate_state(1)[0]
+        torch.manual_seed(int(seed))  # of the dropout
         numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
         starts = [block_start(number, self.train_length, config) for number in numbers]
         windows = self.tokens.unfold(0, config.block_size + 1, 1)[starts]  # (batch, block + 1)
         inputs, targets = windows[:, :-1], windows[:, 1:]  # (batch, block) each
-        self.compiled.train()  # with dropout
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = self.compiled(inputs)  # (batch, block, vocabulary)
+        logits = self.model.train()(inputs)  # (batch, block, vocabulary), with dropout
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         scale = min((step + 1) / WARM_UP, 1 - step / config.steps)
         for optimizer, rate in ((self.muon, config.muon_rate), (self.adam, config.adam_rate)):

@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
 from statistics import fmean
 
@@ -112,20 +112,21 @@ def terza_rima(text: str) -> float:
     return fraction(a[0] == a[2] and a[1] == b[0] for a, b in tercets)
 
 
+def measure(text: str, train: str) -> dict[str, str]:
+    """Return the measures of a text by their names, as they are printed."""
+    return {
+        "longest copy from the training text": str(len(longest_copy(text, train))),
+        f"stretches of {COPY_LENGTH} characters copied": f"{copied_fraction(text, train):.1%}",
+        "words that the training text has": f"{known_words(text, train):.1%}",
+        "verses of eleven syllables": f"{hendecasyllables(text):.1%}",
+        "tercets in terza rima": f"{terza_rima(text):.1%}",
+    }
+
+
 def print_measures(sample: str, train: str, validation: str) -> None:
     """Print the measures of a sample next to those of the last canto of the validation text."""
     canto = re.split("Canto .*\n", validation)[-1].strip()[: len(sample)]
-    measures: tuple[tuple[str, Callable[[str], float], str], ...] = (
-        ("longest copy from the training text", lambda text: len(longest_copy(text, train)), ""),
-        (
-            f"stretches of {COPY_LENGTH} characters copied",
-            lambda text: copied_fraction(text, train),
-            ".1%",
-        ),
-        ("words that the training text has", lambda text: known_words(text, train), ".1%"),
-        ("verses of eleven syllables", hendecasyllables, ".1%"),
-        ("tercets in terza rima", terza_rima, ".1%"),
-    )
+    of_canto = measure(canto, train)
     print(f"{'':40}{'the sample':>12}{'held-out canto':>17}")
-    for name, measure, form in measures:
-        print(f"{name:40}{measure(sample):12{form}}{measure(canto):17{form}}")
+    for name, value in measure(sample, train).items():
+        print(f"{name:40}{value:>12}{of_canto[name]:>17}")

@@ -63,7 +63,6 @@ MODEL = "distilbert/distilbert-base-uncased"  # one of the two models that the e
 MAX_DRAWN = 30  # labels in a confusion matrix that can still be read
 MAX_LETTERS = 20  # of a label in a confusion matrix
 MAX_TEXTS, QUICK_TEXTS = 16_000, 800  # of a split; larger splits are sampled
-HELD_OUT = 0.1  # fraction of the training texts for a split that the data set does not have
 POOLINGS = {
     "[CLS]": lab_common.cls_pooling,
     "mean": lab_common.mean_pooling,
@@ -92,26 +91,6 @@ class Row:
     test: np.ndarray  # predicted labels (texts,)
 
 
-def hold_out(splits: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
-    """Split off a random tenth of the training texts for each of validation and test not there.
-
-    Raises `ScriptError` if a split is empty.
-    """
-    splits = dict(splits)
-    generator = np.random.default_rng(seed)
-    for name in ("test", "validation"):
-        if name not in splits:
-            order = generator.permutation(len(splits["train"]))
-            labels = splits["train"]["label"].iloc[order]
-            is_last = ~labels.duplicated(keep="last").to_numpy()  # one text of each label stays
-            held_out = order[~is_last][: round(HELD_OUT * len(order))]
-            splits[name] = splits["train"].iloc[np.sort(held_out)]
-            splits["train"] = splits["train"].drop(splits[name].index)
-    if empty := [name for name in SPLITS if splits[name].empty]:
-        raise common.ScriptError(f"too few texts: none is left for {' and '.join(empty)}")
-    return {name: splits[name].reset_index(drop=True) for name in SPLITS}
-
-
 def remove_leaks(splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Print how many texts are repeated, and remove those that also occur in a later split.
 
@@ -133,41 +112,6 @@ def remove_leaks(splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         kept[name] = splits[name][~is_leak]
         print(f"texts of {name} that are in {' or '.join(later)} too, left out: {is_leak.sum()}")
     return kept
-
-
-def draw(table: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
-    """Return random rows of a table, in their order, with all labels at about their frequencies.
-
-    There are `size` rows, or one of each label if that is more.
-    """
-    if len(table) <= size:
-        return table
-    shuffled = table.sample(frac=1, random_state=seed)
-    groups = shuffled.groupby("label")["label"]
-    position = groups.cumcount() / groups.transform("size")  # within the label, from 0 to 1
-    order = position.sort_values(kind="stable").index
-    return table.loc[order[: max(size, groups.ngroups)]].sort_index()
-
-
-def encode_labels(
-    splits: dict[str, pd.DataFrame], names: tuple[str, ...]
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the labels of each split as numbers from 0, and their names.
-
-    The labels "0", "1", … get these `names`, if there are as many. Other labels name themselves.
-    Raises `ScriptError` if there are fewer than two labels, or a label without training texts.
-    """
-    labels = sorted(set(splits["train"]["label"]), key=lambda label: (len(label), label))
-    if len(labels) < 2:
-        raise common.ScriptError(f"the training texts have {len(labels)} label; two are needed")
-    numbers = {}
-    for name, table in splits.items():
-        if unknown := set(table["label"]) - set(labels):
-            message = f"no training text has the label {min(unknown)!r} of the {name} texts"
-            raise common.ScriptError(message)
-        numbers[name] = np.array([labels.index(label) for label in table["label"]])
-    has_names = labels == [str(number) for number in range(len(names))]
-    return numbers, list(names) if has_names else labels
 
 
 def fit_linear(
@@ -326,17 +270,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     seed = arguments.seed
 
-    dataset, splits = lab_data.load_dataset(
-        arguments,
-        "emotion",
-        lambda name: lab_data.load_labelled_texts(name, arguments.data),
+    dataset, splits = lab_data.load_or_docstrings(
+        arguments, "emotion", lab_data.load_labelled_texts
     )
-    splits = hold_out(splits, seed)
+    splits = lab_data.hold_out(splits, seed)
     folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
     splits = remove_leaks(splits)
     size = QUICK_TEXTS if arguments.quick else MAX_TEXTS
-    splits = {name: draw(table, size, seed) for name, table in splits.items()}
-    labels, names = encode_labels(splits, LABELS.get(dataset, ()))
+    splits = {name: lab_data.sample_rows(table, size, seed) for name, table in splits.items()}
+    labels, names = lab_data.encode_labels(splits, LABELS.get(dataset, ()))
     texts = {name: table["text"].tolist() for name, table in splits.items()}
     print(", ".join(f"{len(texts[name]):,} {name}" for name in SPLITS), "texts")
 
@@ -348,7 +290,9 @@ def main(argv: list[str] | None = None) -> int:
     constant = (np.full_like(labels[name], most_frequent) for name in ("validation", "test"))
     rows = [Row("none", f"always {names[most_frequent]}", "", *constant)]
 
-    def compare(features: str, classifier: str, fit: Fit, setting: str, values: tuple) -> None:
+    def compare(
+        inputs: dict, features: str, classifier: str, fit: Fit, setting: str, values: tuple
+    ) -> None:
         for weighted in (False, True):
             title = f"{classifier}{', weighted' if weighted else ''}"
             value, predict = choose(fit, values, inputs, labels, weighted, seed)
@@ -356,12 +300,13 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(Row(features, title, f"{setting} {value:g}", *predictions))
             common.note(f"trained {features}, {title}")
 
-    inputs = word_features(texts)
-    compare("TF-IDF", "linear SVM", partial(fit_linear, SVM), "C", SVM_C)
+    logistic = partial(fit_linear, LOGISTIC)
+    words = word_features(texts)
+    compare(words, "TF-IDF", "linear SVM", partial(fit_linear, SVM), "C", SVM_C)
     for name in POOLINGS:
         inputs = standardise({split: encoded[split].pop(name) for split in SPLITS})
-        compare(name, "logistic regression", partial(fit_linear, LOGISTIC), "C", LOGISTIC_C)
-        compare(name, "MLP", fit_mlp, "dropout", DROPOUT)
+        compare(inputs, name, "logistic regression", logistic, "C", LOGISTIC_C)
+        compare(inputs, name, "MLP", fit_mlp, "dropout", DROPOUT)
     if arguments.finetune:
         epochs = 1 if arguments.quick else TUNING_EPOCHS
         predictions = finetune(model, tokenizer, texts, labels, seed, epochs)

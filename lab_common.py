@@ -104,7 +104,7 @@ def load_inferno(path: Path | None = None) -> str:
 # --- 2. Features of texts -----------------------------------------------------------------------
 
 BATCH_TOKENS = 2048  # tokens in a batch; larger batches do not fit into the processor's caches
-MAX_TOKENS = 256  # of a text; the rest is cut off
+MAX_TOKENS = 256  # of a text, as in the evaluation of MiniLM by its authors; the rest is cut off
 
 # A pooling turns the hidden states of a batch into one vector per text. The states are the output
 # of the embeddings and of each layer, (batch, time, width) each; the mask is (batch, time).
@@ -132,14 +132,12 @@ def all_layers_pooling(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> 
     return torch.cat([*means, *maxima], dim=-1)
 
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int = MAX_TOKENS
-) -> list[list[int]]:
-    """Return the token ids of each text, with special tokens, truncated to `max_tokens`.
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Return the token ids of each text, with special tokens, truncated to `MAX_TOKENS`.
 
     Raises `ScriptError` for a text without tokens.
     """
-    max_length = min(max_tokens, tokenizer.model_max_length)
+    max_length = min(MAX_TOKENS, tokenizer.model_max_length)
     ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"] if texts else []
     if not all(ids):
         raise common.ScriptError(f"the text {texts[ids.index([])]!r} has no tokens")
@@ -194,7 +192,6 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     texts: list[str],
     poolings: Poolings,
-    max_tokens: int = MAX_TOKENS,
 ) -> dict[str, np.ndarray]:
     """Return the features of texts by each pooling, as `compute_features` does, with a cache.
 
@@ -203,7 +200,7 @@ def encode(
     """
     folder = Path(model.name_or_path)
     with common.checkpoint_errors(folder):
-        ids = tokenize(tokenizer, texts, max_tokens)
+        ids = tokenize(tokenizer, texts)
     content = content_hash(model, ids)
     features, paths = {}, {}
     for name, pooling in poolings.items():

@@ -90,22 +90,22 @@ def read_jsonl(path: Path, **types: type) -> dict[int, dict[str, Any]]:
     return rows
 
 
-def load_dataset(
-    arguments: argparse.Namespace, default: str, load: Callable[[str], T]
+def load_or_docstrings(
+    arguments: argparse.Namespace, default: str, load: Callable[[str, Path | None], T]
 ) -> tuple[str, T]:
-    """Return the name of a data set and `load(name)`.
+    """Return the name of a data set and the result of `load(name, folder)`.
 
     The name is that of the option --dataset, empty if --data names a folder, or else `default`. If
     the default cannot be loaded, it is "docstrings", with a note on standard error.
     """
     if arguments.dataset or arguments.data:
         name = arguments.dataset or ""
-        return name, load(name)
+        return name, load(name, arguments.data)
     try:
-        return default, load(default)
+        return default, load(default, None)
     except common.ScriptError as error:
         common.note(f"{error}. Meanwhile using the docstrings of installed libraries as data")
-        return "docstrings", load("docstrings")
+        return "docstrings", load("docstrings", None)
 
 
 # --- 2. Docstrings of installed libraries -------------------------------------------------------
@@ -202,6 +202,7 @@ LABELS = {  # the names of the labels 0, 1, 2, …
     "emotion": ("sadness", "joy", "love", "anger", "fear", "surprise"),
     "ag_news": ("World", "Sports", "Business", "Sci/Tech"),
 }
+HELD_OUT = 0.1  # fraction of the training texts for a split that the data set does not have
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -230,9 +231,8 @@ def load_labelled_texts(dataset: str, folder: Path | None) -> dict[str, pd.DataF
     """
     if folder is not None:
         common.check_folder(folder, "train.csv", "test.csv")
-        has_validation = "validation.csv" in {path.name for path in folder.iterdir()}
-        names = SPLITS if has_validation else ("train", "test")
-        return {name: read_table(folder / f"{name}.csv") for name in names}
+        paths = {name: folder / f"{name}.csv" for name in SPLITS}
+        return {name: read_table(path) for name, path in paths.items() if path.exists()}
     if dataset == "docstrings":
         return {
             name: pd.DataFrame(
@@ -251,6 +251,61 @@ def load_labelled_texts(dataset: str, folder: Path | None) -> dict[str, pd.DataF
     raise common.ScriptError(f"{dataset}: --dataset takes {known} or a CSV file")
 
 
+def hold_out(splits: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
+    """Split off a random tenth of the training texts for each of validation and test not there.
+
+    Raises `ScriptError` if a split is empty.
+    """
+    splits = dict(splits)
+    generator = np.random.default_rng(seed)
+    for name in ("test", "validation"):
+        if name not in splits:
+            order = generator.permutation(len(splits["train"]))
+            labels = splits["train"]["label"].iloc[order]
+            is_last = ~labels.duplicated(keep="last").to_numpy()  # one text of each label stays
+            held_out = order[~is_last][: round(HELD_OUT * len(order))]
+            splits[name] = splits["train"].iloc[np.sort(held_out)]
+            splits["train"] = splits["train"].drop(splits[name].index)
+    if empty := [name for name in SPLITS if splits[name].empty]:
+        raise common.ScriptError(f"too few texts: none is left for {' and '.join(empty)}")
+    return {name: splits[name].reset_index(drop=True) for name in SPLITS}
+
+
+def sample_rows(table: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
+    """Return random rows of a table, in their order, with all labels at about their frequencies.
+
+    There are `size` rows, or one of each label if that is more.
+    """
+    if len(table) <= size:
+        return table
+    shuffled = table.sample(frac=1, random_state=seed)
+    groups = shuffled.groupby("label")["label"]
+    position = groups.cumcount() / groups.transform("size")  # within the label, from 0 to 1
+    order = position.sort_values(kind="stable").index
+    return table.loc[order[: max(size, groups.ngroups)]].sort_index()
+
+
+def encode_labels(
+    splits: dict[str, pd.DataFrame], names: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the labels of each split as numbers from 0, and their names.
+
+    The labels "0", "1", … get these `names`, if there are as many. Other labels name themselves.
+    Raises `ScriptError` if there are fewer than two labels, or a label without training texts.
+    """
+    labels = sorted(set(splits["train"]["label"]), key=lambda label: (len(label), label))
+    if len(labels) < 2:
+        raise common.ScriptError(f"the training texts have {len(labels)} label; two are needed")
+    numbers = {}
+    for name, table in splits.items():
+        if unknown := set(table["label"]) - set(labels):
+            message = f"no training text has the label {min(unknown)!r} of the {name} texts"
+            raise common.ScriptError(message)
+        numbers[name] = np.array([labels.index(label) for label in table["label"]])
+    has_names = labels == [str(number) for number in range(len(names))]
+    return numbers, list(names) if has_names else labels
+
+
 # --- 4. Questions, of exercise 3.2 --------------------------------------------------------------
 
 MULTIPLE_CHOICE = {
@@ -258,7 +313,6 @@ MULTIPLE_CHOICE = {
     "commonsense_qa": HubDataset("tau/commonsense_qa", 2),
     "swag": HubDataset("allenai/swag", 40, config="regular"),
 }
-PUBLIC_ANSWERS = {"openbookqa": SPLITS}  # the test sets of the others have no public answers
 EXAMPLE = '{"question": "Ice is", "choices": ["cold", "hot"], "answer": 0}'
 DISTRACTORS = 3  # wrong choices of a question about a docstring
 
@@ -345,13 +399,14 @@ def load_questions(dataset: str, folder: Path | None) -> dict[str, list[Question
     """
     if folder is not None:
         common.check_folder(folder, "train.jsonl", "test.jsonl")
-        names = [name for name in SPLITS if (folder / f"{name}.jsonl").exists()]
-        return {name: read_questions(folder / f"{name}.jsonl") for name in names}
+        paths = {name: folder / f"{name}.jsonl" for name in SPLITS}
+        return {name: read_questions(path) for name, path in paths.items() if path.exists()}
     if dataset == "docstrings":
         docstrings = split_docstrings(by="group")
         return {name: make_questions(rows, seed=0) for name, rows in docstrings.items()}
     splits = {}
-    for name in PUBLIC_ANSWERS.get(dataset, ("train", "validation")):
+    # the test sets of the others have no public answers
+    for name in SPLITS if dataset == "openbookqa" else ("train", "validation"):
         table = hub_table(MULTIPLE_CHOICE[dataset], name)
         convert = from_swag if dataset == "swag" else parse_question
         splits[name] = [convert(row) for row in table.to_dict("records")]

@@ -64,8 +64,6 @@ RANKER_EPOCHS, RANKER_BATCH, RANKER_RATE = 20, 256, 1e-3  # a batch of pairs, on
 TUNING_EPOCHS, TUNING_BATCH, TUNING_RATE = 3, 16, 1e-4  # a batch of questions
 
 Scores = list[np.ndarray]  # for each question: the scores of its choices
-
-
 Splits = dict[str, list[Question]]
 EVALUATED = ("validation", "test")
 
@@ -286,9 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     seed, device = arguments.seed, common.select_device(arguments.device)
     limit = QUICK_QUESTIONS if arguments.quick else MAX_QUESTIONS
-    _, splits = lab_data.load_dataset(
-        arguments, "openbookqa", lambda name: lab_data.load_questions(name, arguments.data)
-    )
+    _, splits = lab_data.load_or_docstrings(arguments, "openbookqa", lab_data.load_questions)
     questions = {
         name: shuffle_choices(sample(each, limit, seed), np.random.default_rng(seed))
         for name, each in splits.items()
@@ -306,26 +302,29 @@ def main(argv: list[str] | None = None) -> int:
     choice_only, both, cosine = {}, {}, {}
     for name, split in questions.items():
         choices = [choice for question in split for choice in question.choices]
-        left = encode_normalised(model, tokenizer, choices)
-        right = encode_normalised(model, tokenizer, [question.text for question in split])
-        right = np.repeat(right, [len(question.choices) for question in split], axis=0)
-        similarity = (left * right).sum(1, keepdims=True)  # (choices, 1)
+        choice_features = encode_normalised(model, tokenizer, choices)  # (choices, width)
+        repeats = [len(question.choices) for question in split]
+        question_features = encode_normalised(model, tokenizer, [each.text for each in split])
+        question_features = np.repeat(question_features, repeats, axis=0)  # (choices, width)
+        product = choice_features * question_features
+        similarity = product.sum(1, keepdims=True)  # (choices, 1), the cosine
         cosine[name] = per_question(similarity[:, 0], split)
-        choice_only[name] = left  # (choices, width)
-        both[name] = np.hstack([left, right, left * right, similarity])
+        choice_only[name] = choice_features
+        both[name] = np.hstack([choice_features, question_features, product, similarity])
     first = {name: [-np.arange(len(q.choices)) for q in questions[name]] for name in EVALUATED}
     longest = {
         name: [np.array([len(choice) for choice in q.choices]) for q in questions[name]]
         for name in EVALUATED
     }
     seeds = range(seed, seed + SEEDS)
-    hidden, shown = ([rank(each, questions, s) for s in seeds] for each in (choice_only, both))
+    without_question = [rank(choice_only, questions, s) for s in seeds]
+    with_question = [rank(both, questions, s) for s in seeds]
     rows = {
         "always the first": [first],
         "the longest": [longest],
         "cosine, frozen features": [cosine],
-        "ranker, question not shown": hidden,
-        "ranker": shown,
+        "ranker, question not shown": without_question,
+        "ranker": with_question,
     }
     if arguments.finetune:
         common.seed_everything(seed)
@@ -333,7 +332,8 @@ def main(argv: list[str] | None = None) -> int:
         epochs = 1 if arguments.quick else TUNING_EPOCHS
         rows[f"fine-tuned, {epochs} epochs"] = [finetune(tuned, tokenizer, questions, seed, epochs)]
     print_table(rows, questions)
-    p_value = mcnemar(sum_of_scores(hidden), sum_of_scores(shown), questions["test"])
+    sums = sum_of_scores(without_question), sum_of_scores(with_question)
+    p_value = mcnemar(*sums, questions["test"])
     print(f"\nMcNemar's test, ranker with and without the question: p = {p_value:.2g}")
     return 0
 

@@ -53,7 +53,6 @@ K1 = (0.9, 1.2, 1.5, 2.0)  # of BM25; with a smaller k1 repeated words count les
 B = (0.4, 0.75, 0.9)  # of BM25; with a larger b long documents count less
 RANK_CONSTANT = 60  # of reciprocal rank fusion, the value of its authors
 WEIGHTS = [round(0.05 * step, 2) for step in range(21)]  # of BM25 in a weighted sum
-MAX_TOKENS = 256  # of a text; the authors of the encoder evaluated it with as many
 EPOCHS, BATCH, RATE = 6, 32, 2e-4
 TEMPERATURE = 0.05  # divides the cosines, which without it differ too little for a softmax
 SHOWN = 5  # documents printed for --query
@@ -188,7 +187,7 @@ def train_encoder(
     Oord et al. 2018). The model is in eval mode, because dropout made the rankings worse.
     """
     pairs = np.argwhere(qrels.relevance > 0)  # (pairs, 2): a row of `relevance` and a document
-    ids = lab_common.tokenize(tokenizer, [claims[claim] for claim in qrels.claims], MAX_TOKENS)
+    ids = lab_common.tokenize(tokenizer, [claims[claim] for claim in qrels.claims])
     relevant = torch.from_numpy(qrels.relevance > 0).to(model.device)  # (claims, documents)
     documents = torch.from_numpy(document_features).to(model.device)
     documents = nn.functional.normalize(documents)  # (documents, width)
@@ -224,7 +223,7 @@ def load_or_train_encoder(
 ) -> None:
     """Train the encoder and save it, or load the result of the same training from `path`."""
     claims, qrels = collection.claims, collection.qrels["train"]
-    settings = (BATCH, RATE, TEMPERATURE, MAX_TOKENS, seed, epochs)
+    settings = (BATCH, RATE, TEMPERATURE, lab_common.MAX_TOKENS, seed, epochs)
     pairs = qrels.claims, np.argwhere(qrels.relevance > 0).tolist()
     content = lab_common.content_hash(model, collection.documents(), claims, pairs, settings)
     with contextlib.suppress(FileNotFoundError, ValueError, LookupError):  # missing or damaged
@@ -285,9 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.query is not None and not arguments.query.strip():
         raise common.ScriptError("--query is empty; give a sentence to search for")
-    _, collection = lab_data.load_dataset(
-        arguments, "scifact", lambda name: lab_data.load_collection(name, arguments.data)
-    )
+    _, collection = lab_data.load_or_docstrings(arguments, "scifact", lab_data.load_collection)
     if arguments.quick:
         collection = first_claims(collection)
     train, test = collection.qrels["train"], collection.qrels["test"]
@@ -298,30 +295,32 @@ def main(argv: list[str] | None = None) -> int:
 
     def encode(encoder: PreTrainedModel, texts: list[str]) -> dict[str, np.ndarray]:
         """Return the features of texts by [CLS] and by the mean: (texts, width) each."""
-        return lab_common.encode(encoder, tokenizer, texts, POOLINGS, MAX_TOKENS)
+        return lab_common.encode(encoder, tokenizer, texts, POOLINGS)
 
-    words = split_words(documents)
-    k1, b = choose_bm25(words, claims, train)
-    bm25_scores = bm25(words, claims, k1, b)
+    document_words = split_words(documents)
+    k1, b = choose_bm25(document_words, claims, train)
+    bm25_scores = bm25(document_words, claims, k1, b)
     document_features, claim_features = encode(model, documents), encode(model, claims)
-    cls, mean = (
+    cls_scores, mean_scores = (
         cosine_similarities(claim_features[name], document_features[name]) for name in POOLINGS
     )
     # the weight is chosen before training: the trained encoder has seen the training claims
-    weight = choose_weight(bm25_scores, mean, train)
+    weight = choose_weight(bm25_scores, mean_scores, train)
     epochs, suffix = (1, "_quick") if arguments.quick else (EPOCHS, "")
     path = common.RESULTS / f"lab_retrieval{suffix}.pt"
-    vectors = document_features["mean"]  # (documents, width)
+    document_vectors = document_features["mean"]  # (documents, width)
     tuned = copy.deepcopy(model)  # for claims and queries; documents and sentences keep `model`
-    load_or_train_encoder(tuned, tokenizer, collection, vectors, arguments.seed, epochs, path)
+    load_or_train_encoder(
+        tuned, tokenizer, collection, document_vectors, arguments.seed, epochs, path
+    )
 
     if arguments.query is not None:
         query = [arguments.query]
-        trained = cosine_similarities(encode(tuned, query)["mean"], vectors)
-        scores = weighted_sum(bm25(words, query, k1, b), trained, weight)[0]
+        trained_scores = cosine_similarities(encode(tuned, query)["mean"], document_vectors)
+        scores = weighted_sum(bm25(document_words, query, k1, b), trained_scores, weight)[0]
         print_answer(model, tokenizer, arguments.query, scores, collection)
         return 0
-    trained = cosine_similarities(encode(tuned, claims)["mean"], vectors)
+    trained_scores = cosine_similarities(encode(tuned, claims)["mean"], document_vectors)
     new = with_new_documents(collection.qrels)
     print(
         f"{len(documents):,} documents; {len(train.claims)} claims to train on, with "
@@ -331,12 +330,12 @@ def main(argv: list[str] | None = None) -> int:
     weights = f"{weight:g} : {1 - weight:g}"
     rows = {
         f"BM25, k1 {k1:g}, b {b:g}": bm25_scores,
-        "[CLS] cosine": cls,
-        "mean cosine": mean,
-        f"BM25 + mean cosine, {weights}": weighted_sum(bm25_scores, mean, weight),
-        "trained, mean cosine": trained,
-        "BM25 + trained, reciprocal ranks": reciprocal_rank_fusion(bm25_scores, trained),
-        f"BM25 + trained, {weights}": weighted_sum(bm25_scores, trained, weight),
+        "[CLS] cosine": cls_scores,
+        "mean cosine": mean_scores,
+        f"BM25 + mean cosine, {weights}": weighted_sum(bm25_scores, mean_scores, weight),
+        "trained, mean cosine": trained_scores,
+        "BM25 + trained, reciprocal ranks": reciprocal_rank_fusion(bm25_scores, trained_scores),
+        f"BM25 + trained, {weights}": weighted_sum(bm25_scores, trained_scores, weight),
     }
     print_table(rows, test, new)
     return 0

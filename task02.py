@@ -29,7 +29,7 @@ from tqdm import tqdm
 EPOCHS = 3  # the statement's
 BATCH_SIZE = 32  # the statement's
 LEARNING_RATE = 1e-4  # the statement's
-QUICK_FRACTION = 10  # --quick trains on the first tenth of the windows
+QUICK_FRACTION = 0.1  # --quick trains on the first tenth of the windows
 
 
 def train_epoch(
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         datasets.append(common.sequence_dataset(windows, targets, device))
     train_set, test_set = datasets
     if arguments.quick:
-        train_set = TensorDataset(*train_set[: len(train_set) // QUICK_FRACTION])
+        train_set = TensorDataset(*train_set[: int(QUICK_FRACTION * len(train_set))])
 
     common.seed_everything(arguments.seed)
     common.keep_freed_memory()

@@ -78,39 +78,31 @@ class Task02LSTM(nn.Sequential):
         super().__init__(nn.Unflatten(1, (inputs, 1)), common.ConsumptionLSTM())
 
 
-View = Callable[[torch.Tensor], torch.Tensor]  # (batch, inputs) to (batch, time, features)
-
-
-def recent_readings(inputs: torch.Tensor) -> torch.Tensor:
-    """Return the readings of the last two hours, oldest first: (batch, RECENT, 1)."""
-    start = 3 * len(PAST_DAYS)  # after the three readings of each past day
-    return inputs[:, start : start + RECENT].unsqueeze(-1)
-
-
-def past_days(inputs: torch.Tensor) -> torch.Tensor:
-    """Return the readings of the past days, in the order of time: (batch, day, 3)."""
-    return inputs[:, : 3 * len(PAST_DAYS)].unflatten(1, (len(PAST_DAYS), 3))
-
-
 class GRUEncoder(nn.Module):
-    """An MLP that gets its inputs and the last hidden states of GRUs: (batch, inputs) to (batch,).
+    """An MLP that also gets the last hidden states of GRUs: (batch, inputs) to (batch,).
 
-    Each GRU reads the result of one of the `sequences`, which are given with their features.
+    One GRU reads the last two hours, another one the past days; each is there if asked for.
     """
 
-    def __init__(self, sequences: dict[View, int], inputs: int, dropout: float) -> None:
+    def __init__(
+        self, inputs: int, dropout: float, hours: bool = False, days: bool = False
+    ) -> None:
         super().__init__()
-        self.grus = nn.ModuleList(
-            nn.GRU(features, GRU_SIZE, batch_first=True) for features in sequences.values()
-        )
-        self.sequences = list(sequences)
-        self.mlp = MLP(inputs + GRU_SIZE * len(self.grus), dropout)
+        self.hours_gru = nn.GRU(1, GRU_SIZE, batch_first=True) if hours else None
+        self.days_gru = nn.GRU(3, GRU_SIZE, batch_first=True) if days else None
+        self.mlp = MLP(inputs + GRU_SIZE * (hours + days), dropout)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predict the reading after each row of inputs."""
+        start = 3 * len(PAST_DAYS)  # the inputs begin with the three readings of each past day
         columns = [inputs]
-        for gru, sequence in zip(self.grus, self.sequences, strict=True):
-            _, state = gru(sequence(inputs))  # (1, batch, GRU_SIZE)
+        if self.hours_gru is not None:
+            hours = inputs[:, start : start + RECENT].unsqueeze(-1)  # (batch, RECENT, 1)
+            _, state = self.hours_gru(hours)  # (1, batch, GRU_SIZE)
+            columns.append(state[0])
+        if self.days_gru is not None:
+            days = inputs[:, :start].unflatten(1, (-1, 3))  # (batch, day, 3), the oldest first
+            _, state = self.days_gru(days)  # (1, batch, GRU_SIZE)
             columns.append(state[0])
         return self.mlp(torch.cat(columns, dim=1))
 
@@ -160,26 +152,20 @@ BASELINES = (
     replace(SHORT, name="gradient boosting, all inputs", model=BOOSTING),
     LSTM,
 )
-LSTM_CHANGE = replace(
-    LSTM,
-    name="LSTM on the change, one-cycle",
-    change=True,
-    one_cycle=True,
-    batch_size=256,
-    learning_rate=4e-3,
-)
-RECENT_GRU = replace(
-    ONE_CYCLE, name="+ GRU over the 2 hours", model=partial(GRUEncoder, {recent_readings: 1})
-)
-DAYS_GRU = replace(
-    ONE_CYCLE, name="+ GRU over the ten days", model=partial(GRUEncoder, {past_days: 3})
-)
-TWO_GRUS = replace(
-    ONE_CYCLE, name="+ both GRUs", model=partial(GRUEncoder, {recent_readings: 1, past_days: 3})
-)
 NETWORKS = (
     *(VALUE, CHANGE, CALENDAR, WEEK, TEN_DAYS, SHORT, DROPOUT, ONE_CYCLE),
-    *(LSTM_CHANGE, RECENT_GRU, DAYS_GRU, TWO_GRUS),  # recurrent; the GRUs extend `ONE_CYCLE`
+    # The others are recurrent. The GRUs extend `ONE_CYCLE`.
+    replace(
+        LSTM,
+        name="LSTM on the change, one-cycle",
+        change=True,
+        one_cycle=True,
+        batch_size=256,
+        learning_rate=4e-3,
+    ),
+    replace(ONE_CYCLE, name="+ GRU over the 2 hours", model=partial(GRUEncoder, hours=True)),
+    replace(ONE_CYCLE, name="+ GRU over the ten days", model=partial(GRUEncoder, days=True)),
+    replace(ONE_CYCLE, name="+ both GRUs", model=partial(GRUEncoder, hours=True, days=True)),
 )
 
 
@@ -250,7 +236,7 @@ class Forecaster:
         """Return the mean of the models' predictions: (rows,)."""
         return self.predict_each(samples).mean(0)
 
-    def parameters(self) -> str:
+    def parameter_count(self) -> str:
         """Return the number of parameters of a network; the other models have none to compare."""
         if not isinstance(self.models[0], nn.Module):
             return "-"
@@ -274,7 +260,9 @@ def train_model(
     start = time.perf_counter()
     targets = readings - base
     if not is_network(experiment):
-        model = experiment.model and clone(experiment.model).fit(inputs, targets)
+        model = None
+        if experiment.model is not None:
+            model = clone(experiment.model).fit(inputs, targets)
         return model, time.perf_counter() - start
     torch.set_num_threads(1)  # the matrices are too small to be worth sharing between threads
     tqdm.set_lock(threading.RLock())  # a stopped process would leave tqdm's own lock behind
@@ -342,7 +330,7 @@ def run_experiments(
         with tqdm.external_write_mode():
             common.note(f"{name}: validation MSE {with_deviation(errors)}")
         forecasters.append(forecaster)
-        rows.append((name, forecaster.parameters(), seconds, errors))
+        rows.append((name, forecaster.parameter_count(), seconds, errors))
     columns = ["experiment", "parameters", "seconds", "validation MSE"]
     table = pd.DataFrame(rows, columns=columns)
     means = table["validation MSE"].map(np.mean)[len(BASELINES) :]  # of the networks
@@ -370,10 +358,10 @@ def print_table(table: pd.DataFrame) -> None:
     for column in ("validation MSE", "test MSE"):
         shown[column] = table[column].map(with_deviation)
     shown["R-squared"] = table["R-squared"].map("{:.4f}".format)
-    lines = {column: max(map(len, [column, *shown[column]])) for column in shown}
-    print("  ".join(f"{column:{width}}" for column, width in lines.items()).rstrip())
+    widths = {column: max(map(len, [column, *shown[column]])) for column in shown}
+    print("  ".join(f"{column:{width}}" for column, width in widths.items()).rstrip())
     for row in shown.itertuples(index=False):
-        cells = zip(row, lines.values(), strict=True)
+        cells = zip(row, widths.values(), strict=True)
         print("  ".join(f"{cell:{width}}" for cell, width in cells).rstrip())
 
 
@@ -525,7 +513,7 @@ def main(argv: list[str] | None = None) -> int:
     data = pd.concat([train_frame, test_frame], ignore_index=True)
     test = make_samples(data).part(slice(DAY - len(test_frame), None))  # skips a day, as task 02
     if table is not None:
-        table.loc[len(table)] = ["the winner, on all of train", winner.parameters(), "-", []]
+        table.loc[len(table)] = ["the winner, on all of train", winner.parameter_count(), "-", []]
         predictions = [forecaster.predict_each(test) for forecaster in (*forecasters, winner)]
         table["test MSE"] = [squared_errors(test, each) for each in predictions]
         table["R-squared"] = [

@@ -654,7 +654,7 @@ def bench_retrieval(name: str, folder: Path | None) -> None:
         return time.perf_counter() - start, result
 
     def encode(texts: list[str]) -> np.ndarray:
-        ids = lab_common.tokenize(tokenizer, texts, lab.MAX_TOKENS)
+        ids = lab_common.tokenize(tokenizer, texts)
         return lab_common.compute_features(model, ids, lab.POOLINGS)["mean"]
 
     def search(claim: str) -> np.ndarray:
@@ -698,7 +698,7 @@ def bench_retrieval_settings(name: str, folder: Path | None) -> None:
     documents = collection.documents()
 
     def encode(encoder: Any, texts: list[str]) -> np.ndarray:
-        return lab_common.encode(encoder, tokenizer, texts, lab.POOLINGS, lab.MAX_TOKENS)["mean"]
+        return lab_common.encode(encoder, tokenizer, texts, lab.POOLINGS)["mean"]
 
     vectors = encode(model, documents)  # (documents, width)
     scores = lab.cosine_similarities(encode(model, texts), vectors)

@@ -12,7 +12,7 @@ import common
 import lab_classifier
 import lab_data
 import task07
-from lab_classifier import encode_labels, fit_linear, fit_mlp
+from lab_classifier import fit_linear, fit_mlp
 from lab_data import SPLITS
 
 import matplotlib
@@ -43,13 +43,13 @@ def test_leaks_are_counted_and_removed(capsys: Capture) -> None:
 
 def test_labels_are_numbered_and_named() -> None:
     four = lab_data.LABELS["ag_news"]
-    numbers, names = encode_labels({"train": table("a,b,c,d", "3 1 2 0")}, four)
+    numbers, names = lab_data.encode_labels({"train": table("a,b,c,d", "3 1 2 0")}, four)
     assert (numbers["train"].tolist(), names) == ([3, 1, 2, 0], [*four])
     splits = {"train": table("a,b,c", "0 10 9")}  # of another data set
-    numbers, names = encode_labels(splits, four)
+    numbers, names = lab_data.encode_labels(splits, four)
     assert (numbers["train"].tolist(), names) == ([0, 2, 1], ["0", "9", "10"])
     with pytest.raises(common.ScriptError, match="no training text has the label '7' of the test "):
-        encode_labels(splits | {"test": table("e", "7")}, four)
+        lab_data.encode_labels(splits | {"test": table("e", "7")}, four)
 
 
 @pytest.mark.parametrize("texts", [["a a", "b a"], ["\N{GRINNING FACE} \N{CAT}", "\N{CAT}"]])
@@ -62,13 +62,13 @@ def test_texts_without_words_have_features(texts: list[str]) -> None:
 def test_all_labels_are_drawn_with_about_their_frequencies() -> None:
     rows = table(",".join(map(str, range(1000))), "a " * 700 + "b " * 295 + "c d e f g")
     for seed in range(20):
-        drawn = lab_classifier.draw(rows, 100, seed)
+        drawn = lab_data.sample_rows(rows, 100, seed)
         counts = drawn["label"].value_counts()
         assert drawn.index.is_monotonic_increasing
         assert len(drawn) == 100
         assert set(counts.index) == set("abcdefg")
         assert (counts["a"], counts["b"]) == (pytest.approx(67, abs=2), pytest.approx(28, abs=2))
-    assert len(lab_classifier.draw(rows, 3, 0)) == 7
+    assert len(lab_data.sample_rows(rows, 3, 0)) == 7
 
 
 @pytest.mark.parametrize("name", ["reviews.csv", "REVIEWS.CSV"])
@@ -77,7 +77,7 @@ def test_one_csv_file_is_split(name: str, tmp_path: Path) -> None:
     rows = table(",".join(map(str, range(50))), "a b " * 20 + "c d e f g h i j k l")
     rows.to_csv(path, index=False)
     for seed in range(3):
-        splits = lab_classifier.hold_out(lab_data.load_labelled_texts(str(path), None), seed)
+        splits = lab_data.hold_out(lab_data.load_labelled_texts(str(path), None), seed)
         assert [len(splits[name]) for name in SPLITS] == [41, 4, 5]
         assert len(set().union(*(rows["text"] for rows in splits.values()))) == 50
         assert set(splits["train"]["label"]) == set("abcdefghijkl")

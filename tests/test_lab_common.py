@@ -1,4 +1,4 @@
-"""lab_common.py: the Inferno's text, data sets, features of texts, and the tuning loop."""
+"""lab_common.py: the Inferno's text, features of texts, and the tuning loop."""
 
 from __future__ import annotations
 
@@ -127,9 +127,10 @@ def test_features_equal_those_of_each_text_alone(
     checkpoint: str, checkpoints: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(lab_common, "BATCH_TOKENS", 30)  # several batches
+    monkeypatch.setattr(lab_common, "MAX_TOKENS", 6)
     model, tokenizer = load_pair(checkpoints / checkpoint, AutoModel)  # GPT-2 has no padding token
     poolings = {"cls": cls_pooling, "mean": mean_pooling, "all": all_layers_pooling}
-    features = lab_common.encode(model, tokenizer, TEXTS, poolings, max_tokens=6)
+    features = lab_common.encode(model, tokenizer, TEXTS, poolings)
     for row, text in enumerate(TEXTS):
         inputs = tokenizer(text, truncation=True, max_length=6, return_tensors="pt")
         with torch.inference_mode():
@@ -190,6 +191,3 @@ def test_training_takes_one_step_per_batch_and_ends_at_rate_zero() -> None:
     assert max(5 * moves[0], 1000 * moves[-1]) < moves[9]
     with pytest.raises(common.ScriptError, match="the training loss is nan, not a finite number"):
         lab_common.train(model, lambda _: model.weight.sum() * torch.nan, [[0]], 0.01)
-
-
-# --- Docstrings as data -------------------------------------------------------------------------

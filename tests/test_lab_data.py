@@ -99,18 +99,16 @@ def test_docstrings_that_are_equal_in_the_key_share_a_split(by: str) -> None:
 def test_docstrings_replace_only_the_default_data_set(
     options: dict[str, str | None], used: str, capsys: Capture
 ) -> None:
-    def load(name: str) -> str:
+    def load(name: str, folder: str | None) -> str:
         if name == "emotion":
             raise common.ScriptError("no answer")
-        return f"rows of {name}"
+        return f"rows of {name} in {folder}"
 
-    assert lab_data.load_dataset(Namespace(**options), "emotion", load) == (
-        used,
-        f"rows of {used}",
-    )
+    rows = f"rows of {used} in {options['data']}"
+    assert lab_data.load_or_docstrings(Namespace(**options), "emotion", load) == (used, rows)
     assert ("no answer. Meanwhile using" in capsys.readouterr().err) == (not any(options.values()))
     with pytest.raises(common.ScriptError):
-        lab_data.load_dataset(Namespace(dataset="emotion", data=None), "emotion", load)
+        lab_data.load_or_docstrings(Namespace(dataset="emotion", data=None), "emotion", load)
 
 
 @pytest.mark.parametrize("edit", [

@@ -328,7 +328,7 @@ def test_a_repository_without_weights_is_an_error(hub: Hub, tmp_path: Path) -> N
         pretrained.find_model(hub.name)
 
 
-def test_common_lists_the_models_and_downloads_missing_ones(
+def test_models_are_listed_and_missing_ones_are_downloaded(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     assert pretrained.main([]) == 0
