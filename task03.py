@@ -15,8 +15,8 @@ schedule. The others add GRUs to the best MLP. A GRU reads the last two hours, o
     python task03.py --save best.pt              also save the winner
     python task03.py --load best.pt --forecast 96      forecast the day after the data
 
-Eight minutes on two CPU cores. On the recordings expect a test MSE of 0.024 and an
-R-squared of 0.96 for the winner. Repeating the last reading has an MSE of 0.040.
+Nine minutes on two CPU cores. On the recordings expect a test MSE of 0.0235 and an R-squared of
+0.964 for the winner. Repeating the last reading has an MSE of 0.040.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class MLP(nn.Sequential):
 
 
 class Task02LSTM(nn.Sequential):
-    """The LSTM of task 02, fed one reading at a time: (batch, inputs) to (batch,)."""
+    """The LSTM of task 02, fed one input at a time: (batch, inputs) to (batch,)."""
 
     def __init__(self, inputs: int, dropout: float) -> None:
         super().__init__(nn.Unflatten(1, (inputs, 1)), common.ConsumptionLSTM())
@@ -81,7 +81,8 @@ class Task02LSTM(nn.Sequential):
 class GRUEncoder(nn.Module):
     """An MLP that also gets the last hidden states of GRUs: (batch, inputs) to (batch,).
 
-    One GRU reads the last two hours, another one the past days; each is there if asked for.
+    One GRU reads the last two hours, another one the past days; each is there if asked for. The
+    readings are differences from the last one, so that of the last reading itself is 0.
     """
 
     def __init__(
@@ -97,7 +98,8 @@ class GRUEncoder(nn.Module):
         start = 3 * len(PAST_DAYS)  # the inputs begin with the three readings of each past day
         columns = [inputs]
         if self.hours_gru is not None:
-            hours = inputs[:, start : start + RECENT].unsqueeze(-1)  # (batch, RECENT, 1)
+            hours = inputs[:, start : start + RECENT - 1]  # (batch, RECENT - 1), differences
+            hours = nn.functional.pad(hours, (0, 1)).unsqueeze(-1)  # (batch, RECENT, 1), then 0
             _, state = self.hours_gru(hours)  # (1, batch, GRU_SIZE)
             columns.append(state[0])
         if self.days_gru is not None:
