@@ -45,7 +45,7 @@ QUICK_STEPS = 100  # of --quick
 MAX_PASSES = 37  # over the text, unless --steps is given; with more a short text is memorised
 WARM_UP = 20  # steps during which the learning rates rise; then they fall linearly to 0
 MOMENTUM, WEIGHT_DECAY = 0.95, 0.1  # of Muon
-HASH_ROWS = 8191  # embeddings that the character triples share; a prime spreads them evenly
+HASH_ROWS = 8191  # embeddings that the character triples share
 NGRAM_DROPOUT = 0.4  # probability that a block is trained without embeddings of pairs and triples
 SAMPLE_LENGTH, TEMPERATURE, TOP_K = 1000, 0.8, 40
 MEASURED_LENGTH = 5000  # characters of the sample that are measured: about one canto
@@ -433,7 +433,8 @@ def write(model: GPT, characters: str, arguments: argparse.Namespace) -> Iterato
     """Yield the characters that continue the prompt, which by default is a line break."""
     torch.set_num_threads(1)  # one character at a time is too little work for several threads
     prompt = encode(arguments.prompt or characters[0], characters)
-    tokens = generate(model, prompt, arguments.temperature, arguments.top_k, arguments.seed or 0)
+    seed = model.config.seed if arguments.seed is None else arguments.seed
+    tokens = generate(model.eval(), prompt, arguments.temperature, arguments.top_k, seed)
     return (characters[token] for token in tokens)
 
 
@@ -467,8 +468,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         text = f"{each.metadata['help']} (default: {each.default})"
         parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, help=text)
     parser.add_argument("--out-dir", type=Path, metavar="DIR", help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="continue the run in its folder")
-    parser.add_argument("--generate", action="store_true", help="write with the run in its folder")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="continue the run in its folder")
+    either.add_argument("--generate", action="store_true", help="write with the run in its folder")
     parser.add_argument("--prompt", default="", help="beginning of the text to write")
     for name, kind, default, text in (
         ("--length", common.in_range(int, 0, 10**9), SAMPLE_LENGTH, "characters to write"),
@@ -509,7 +511,7 @@ def main(argv: list[str] | None = None) -> int:
     folder, device = arguments.out_dir, common.select_device(arguments.device)
     if arguments.generate:
         saved = load_checkpoint(folder, device)
-        model = GPT(saved["config"], len(saved["characters"])).to(device).eval()
+        model = GPT(saved["config"], len(saved["characters"])).to(device)
         model.load_state_dict(saved["model"])
         print(arguments.prompt, end="")
         try:
@@ -543,6 +545,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if training.history:
             common.note(f"saved after step {training.history[-1][0]}; continue with --resume")
+        else:
+            common.note("stopped before the first evaluation, so nothing of this run is saved")
         raise
     millions = sum(weight.numel() for weight in training.model.parameters()) / 1e6
     losses = [validation for _, _, validation in training.history]
@@ -553,7 +557,7 @@ def main(argv: list[str] | None = None) -> int:
     length = max(arguments.length, MEASURED_LENGTH)
     sample = arguments.prompt + "".join(islice(written, length))
     print(f"\n{sample[: len(arguments.prompt) + arguments.length]}\n")
-    print_measures(sample, train, validation)
+    print_measures(sample[len(arguments.prompt) :], train, validation)
     draw_curve(training.history, baselines, folder / "loss.png")
     return 0
 

@@ -282,8 +282,9 @@ def test_a_whole_run_prints_losses_sample_and_measures(
     tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder, write = Path("run"), ["--prompt", "Nel", "--length", 200]
-    assert run_here(folder, *OPTIONS, *write) == 0
+    folder, prompt = Path("run"), TEXT[200:240]  # which counts neither as written nor as copied
+    write = ["--prompt", prompt, "--length", 200]
+    assert run_here(folder, *OPTIONS, "--seed", 1, *write) == 0
     out, saved = capsys.readouterr().out, dante_gpt.load_checkpoint(folder, CPU)
     lines, sizes, loss = out.splitlines(), map(len, dante_gpt.split(TEXT)), saved["history"][-1][2]
     assert lines[0] == "{:,} characters to train on, {:,} to validate on".format(*sizes)
@@ -293,9 +294,12 @@ def test_a_whole_run_prints_losses_sample_and_measures(
     assert lines[5] == f"GPT, 0.2 M parameters   {loss:8.4f}{loss / math.log(2):8.4f}"
     assert re.search(r"\n\n {40}  the sample   held-out canto\n(.{69}\n){5}$", out)
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert saved["config"] == TINY
+    assert int(re.findall(r"\nlongest copy\D+(\d+)", out)[0]) < len(prompt)
+    assert saved["config"] == replace(TINY, seed=1)
     assert run_here(folder, "--generate", *write) == 0  # writes the sample of the run again
-    assert capsys.readouterr().out == out.partition("\n\n")[2][:203] + "\n"
+    assert f"\n\n{capsys.readouterr().out}\n" in out
+    assert run_here(folder, "--resume", *write) == 0  # no step is left
+    assert capsys.readouterr().out == out
 
 
 @pytest.mark.parametrize(("more", "message"), [
