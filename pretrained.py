@@ -381,7 +381,10 @@ def load(auto_class: Any, folder: Path) -> Any:
     if not is_model:
         return loaded
     model, report = loaded
-    if missing := sorted(report["missing_keys"]):  # transformers initialises them at random
+    missing = sorted(report["missing_keys"])  # transformers initialises them at random
+    if missing and all(name.startswith("pooler.") for name in missing):
+        model.pooler, missing = None, []  # not needed for hidden states
+    if missing:
         raise common.ScriptError(f"{problem}: it has no {missing[0]}")
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():

@@ -63,7 +63,7 @@ def add_head(auto_class: Any, folder: Path, id2label: dict[int, str]) -> PreTrai
         model = auto_class.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise common.ScriptError(f"{folder}: no model for {auto_class.__name__}") from error
-    model.base_model.load_state_dict(encoder.state_dict())
+    model.base_model.load_state_dict(encoder.state_dict(), strict=False)  # with or without a pooler
     model.register_forward_hook(pretrained.check_output)
     return model
 
@@ -168,7 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = pretrained.load(AutoTokenizer, encoder_folder)
     common.seed_everything(arguments.seed)
     model = add_head(AutoModelForSequenceClassification, encoder_folder, LABELS).to(device)
-    train(model, tokenizer, arguments.seed)
+    with common.checkpoint_errors(encoder_folder):
+        train(model, tokenizer, arguments.seed)
     save(model, tokenizer, folder)
     for name, data in (("Training", task08.TRAIN_DATA), ("Test", task08.TEST_DATA)):
         labels = print_predictions(model, tokenizer, data["text"])

@@ -39,6 +39,7 @@ from conftest import EXPECTED, NOBODY, ROOT, load_pair, only_line
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
@@ -580,6 +581,20 @@ def test_code_in_a_checkpoint_is_not_executed(
     pretrained.load(AutoTokenizer, folder)
     task09.add_head(AutoModelForSequenceClassification, folder, task09.LABELS)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("has_pooler", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_an_encoder_needs_no_pooler(kind: str, has_pooler: bool, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(kind, **sizes)
+    encoder = AutoModel.from_config(config, add_pooling_layer=has_pooler).eval()
+    encoder.save_pretrained(tmp_path)
+    with_head = task09.add_head(AutoModelForSequenceClassification, tmp_path, task09.LABELS)
+    ids = torch.tensor([[5, 6, 7]])
+    expected = encoder(ids).last_hidden_state
+    for model in (pretrained.load(AutoModel, tmp_path), with_head.base_model.eval()):
+        assert torch.equal(model(ids).last_hidden_state, expected)
 
 
 def test_a_model_is_loaded_in_float32_in_eval_mode(checkpoints: Path, tmp_path: Path) -> None:
