@@ -165,7 +165,7 @@ def temperature(text: str) -> float:
 
 OPTIONS: dict[str, dict[str, Any]] = {  # options that mean the same in every script
     "--seed": {
-        "type": in_range(int, 0, 2**32 - 1),  # the seeds NumPy accepts
+        "type": in_range(int, 0, 2**32 - 101),  # NumPy accepts 100 more; scripts count up from it
         "default": 0,
         "help": "seed of the random number generators (default: 0)",
     },

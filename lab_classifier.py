@@ -230,11 +230,12 @@ def print_table(rows: list[Row], labels: dict[str, np.ndarray]) -> None:
     """Print accuracy and macro-F1, the mean F1 of the labels, of each row."""
     print(f"\n{'':53}validation        test")
     print(f"{'features':10}{'classifier':31}{'setting':12}  accuracy  accuracy  macro-F1")
+    occurring = np.unique(labels["test"])  # the same mean for every row
     for row in rows:
         scores = (
             accuracy_score(labels["validation"], row.validation),
             accuracy_score(labels["test"], row.test),
-            f1_score(labels["test"], row.test, average="macro", zero_division=0.0),
+            f1_score(labels["test"], row.test, labels=occurring, average="macro", zero_division=0),
         )
         print(f"{row.features:10}{row.classifier:31}{row.setting:12}", end="")
         print("".join(f"{score:10.4f}" for score in scores))
@@ -243,7 +244,9 @@ def print_table(rows: list[Row], labels: dict[str, np.ndarray]) -> None:
 def print_report(row: Row, labels: np.ndarray, names: list[str]) -> None:
     """Print precision, recall and F1 of each label on the test texts."""
     print(f"\n{row.features}, {row.classifier}")
-    options = {"labels": range(len(names)), "target_names": names, "zero_division": 0.0}
+    occurring = np.unique(labels)
+    target_names = [names[label] for label in occurring]
+    options = {"labels": occurring, "target_names": target_names, "zero_division": 0.0}
     print(classification_report(labels, row.test, digits=4, **options))
 
 
@@ -274,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments, "emotion", lab_data.load_labelled_texts
     )
     splits = lab_data.hold_out(splits, seed)
-    folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
+    folder = pretrained.find_model(arguments.model, pretrained.ENCODER, MODEL)
     splits = remove_leaks(splits)
     size = QUICK_TEXTS if arguments.quick else MAX_TEXTS
     splits = {name: lab_data.sample_rows(table, size, seed) for name, table in splits.items()}
@@ -284,7 +287,10 @@ def main(argv: list[str] | None = None) -> int:
 
     tokenizer = pretrained.load(AutoTokenizer, folder)
     model = pretrained.load(AutoModel, folder).to(common.select_device(arguments.device))
-    encoded = {name: lab_common.encode(model, tokenizer, texts[name], POOLINGS) for name in SPLITS}
+    poolings = dict(POOLINGS)
+    if tokenizer.cls_token_id is None:  # as in GPT-2, whose first token sees no other
+        del poolings["[CLS]"]
+    encoded = {name: lab_common.encode(model, tokenizer, texts[name], poolings) for name in SPLITS}
 
     most_frequent = np.bincount(labels["train"]).argmax()
     constant = (np.full_like(labels[name], most_frequent) for name in ("validation", "test"))
@@ -303,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     logistic = partial(fit_linear, LOGISTIC)
     words = word_features(texts)
     compare(words, "TF-IDF", "linear SVM", partial(fit_linear, SVM), "C", SVM_C)
-    for name in POOLINGS:
+    for name in poolings:
         inputs = standardise({split: encoded[split].pop(name) for split in SPLITS})
         compare(inputs, name, "logistic regression", logistic, "C", LOGISTIC_C)
         compare(inputs, name, "MLP", fit_mlp, "dropout", DROPOUT)

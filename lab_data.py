@@ -96,8 +96,15 @@ def load_or_docstrings(
     """Return the name of a data set and the result of `load(name, folder)`.
 
     The name is that of the option --dataset, empty if --data names a folder, or else `default`. If
-    the default cannot be loaded, it is "docstrings", with a note on standard error.
+    the default cannot be loaded, it is "docstrings", with a note on standard error. Raises
+    `ScriptError` if the options name two sources.
     """
+    copied = {*CLASSIFICATION, *MULTIPLE_CHOICE, "scifact", None}  # a folder may have a copy
+    if arguments.data and arguments.dataset not in copied:
+        raise common.ScriptError(
+            f"--dataset {arguments.dataset} and --data {arguments.data} are two sources of data; "
+            "leave out one of them"
+        )
     if arguments.dataset or arguments.data:
         name = arguments.dataset or ""
         return name, load(name, arguments.data)
@@ -252,10 +259,7 @@ def load_labelled_texts(dataset: str, folder: Path | None) -> dict[str, pd.DataF
 
 
 def hold_out(splits: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
-    """Split off a random tenth of the training texts for each of validation and test not there.
-
-    Raises `ScriptError` if a split is empty.
-    """
+    """Split off a tenth of the training texts for a missing test split, then for validation."""
     splits = dict(splits)
     generator = np.random.default_rng(seed)
     for name in ("test", "validation"):
@@ -266,8 +270,6 @@ def hold_out(splits: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFra
             held_out = order[~is_last][: round(HELD_OUT * len(order))]
             splits[name] = splits["train"].iloc[np.sort(held_out)]
             splits["train"] = splits["train"].drop(splits[name].index)
-    if empty := [name for name in SPLITS if splits[name].empty]:
-        raise common.ScriptError(f"too few texts: none is left for {' and '.join(empty)}")
     return {name: splits[name].reset_index(drop=True) for name in SPLITS}
 
 
@@ -291,8 +293,11 @@ def encode_labels(
     """Return the labels of each split as numbers from 0, and their names.
 
     The labels "0", "1", … get these `names`, if there are as many. Other labels name themselves.
-    Raises `ScriptError` if there are fewer than two labels, or a label without training texts.
+    Raises `ScriptError` if a split is empty, if there are fewer than two labels, or if there is a
+    label without training texts.
     """
+    if empty := [name for name, table in splits.items() if table.empty]:
+        raise common.ScriptError(f"too few texts: none is left for {' and '.join(empty)}")
     labels = sorted(set(splits["train"]["label"]), key=lambda label: (len(label), label))
     if len(labels) < 2:
         raise common.ScriptError(f"the training texts have {len(labels)} label; two are needed")

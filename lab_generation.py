@@ -70,7 +70,10 @@ def generate(
 
 
 def distinct_2(tokens: list[int]) -> float:
-    """Return the fraction of distinct pairs among all pairs of neighbours (Li et al. 2016)."""
+    """Return the fraction of distinct pairs among all pairs of neighbours.
+
+    Li et al. (2016) divide by the number of tokens instead.
+    """
     pairs = list(pairwise(tokens))
     return len(set(pairs)) / max(1, len(pairs))
 
@@ -124,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     """Generate and measure texts with every setting; print the first text of each."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", model=MODEL)
     arguments = parser.parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL)
+    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL, MODEL)
     tokenizer = pretrained.load(AutoTokenizer, folder)
     model = pretrained.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     pretrained.clear_generation_settings(model)

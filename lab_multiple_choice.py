@@ -3,8 +3,8 @@
 Each choice gets a score, and the choice with the highest score is the answer. The rows of the table
 compute the score in different ways:
 
-- cosine: the cosine similarity of question and choice in a frozen encoder. Nothing is trained. It
-  helps little, because wrong choices are about the same topic.
+- cosine: the cosine similarity of question and choice in a frozen encoder. Nothing is trained. On
+  OpenBookQA it helps little, where wrong choices are about the same topic.
 - ranker: an MLP on the frozen features of question and choice. The margin ranking loss only asks
   that the right choice scores higher than a wrong one by a margin.
 - ranker, question not shown: the same, on the features of the choice alone. It measures how well
@@ -54,7 +54,7 @@ from transformers import (
 
 MODEL = "bundled"  # a sentence encoder, whose mean-pooled features can be compared by cosine
 MAX_QUESTIONS, QUICK_QUESTIONS = 5_000, 300  # of a split; larger splits are sampled
-HELD_OUT = 0.1  # fraction of the training questions for validation, if it has no file
+HELD_OUT = 0.1  # fraction of the groups of questions for validation, if it has no file
 GROUP_SIZE = 4  # questions about one fact in OpenBookQA; a group is not split
 SEEDS = 3  # rankers of each kind
 HIDDEN_SIZE = 512
@@ -87,7 +87,7 @@ def shuffle_choices(questions: list[Question], generator: np.random.Generator) -
 def hold_out(questions: list[Question], features: np.ndarray, seed: int) -> Splits:
     """Split training questions into training and validation questions by groups.
 
-    A group consists of questions with similar `features` (questions, width), so that no fact is
+    A group consists of questions with similar `features` (questions, width), so that few facts are
     asked about on both sides. Raises `ScriptError` if there are too few questions.
     """
     if len(questions) < 2 * GROUP_SIZE:

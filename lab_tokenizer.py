@@ -41,7 +41,10 @@ TEXTS = {  # one for each kind of text
 
 def format_pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Return the texts of the tokens, separated by bars; a dot is a part of a character."""
-    pieces = (tokenizer.decode([token]) for token in ids)
+    pieces = [tokenizer.decode([token]) for token in ids]
+    for index, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
+        if token.startswith("\u2581"):  # SentencePiece's mark of a space, which `decode` removes
+            pieces[index] = f" {pieces[index]}"
     return "|".join(
         "\N{MIDDLE DOT}" if "\ufffd" in piece else repr(piece)[1:-1] for piece in pieces
     )
@@ -70,7 +73,9 @@ def draw_lengths(lines: list[str], counts: list[int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Print the tokens of short texts, then the number of tokens of a long text."""
     arguments = common.argument_parser(__doc__, "--text", model=MODEL).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.GPT2_VOCABULARY, weights=False)
+    folder = pretrained.find_model(
+        arguments.model, pretrained.GPT2_VOCABULARY, MODEL, weights=False
+    )
     text = lab_common.load_inferno(arguments.text)
     has_settings = any((folder / name).exists() for name in SETTINGS)
     tokenizer = pretrained.load(AutoTokenizer if has_settings else GPT2Tokenizer, folder)
@@ -82,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
             print_row(tokenizer, repr(hello), hello)
         for name, example in TEXTS.items():
             print_row(tokenizer, name, example)
-        # GPT-2 has no special tokens; those of other models would count once per line
+        # GPT-2 adds no special tokens; those of other models would count once per line
         counts = [len(ids) for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
     ratio = len(text) / max(1, sum(counts))
     print(f"\nthe text: {len(text):,} characters, {sum(counts):,} tokens line by line, ", end="")

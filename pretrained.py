@@ -39,7 +39,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel  # its import takes a second
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase  # their import takes a second
 
 # --- 1. Models of the Hub -----------------------------------------------------------------------
 
@@ -300,12 +300,14 @@ BUNDLED = (ENCODER, CHAT_MODEL, READER, TRANSLATOR, GPT2_VOCABULARY)
 # --- 3. Finding and loading a model -------------------------------------------------------------
 
 
-def find_model(name: str, bundled: Bundled | None = None, weights: bool = True) -> Path:
+def find_model(
+    name: str, bundled: Bundled | None = None, default: str | None = None, weights: bool = True
+) -> Path:
     """Return the folder of a model: `name` itself, or the Hub's cache, filled if necessary.
 
-    The name "bundled" stands for `bundled`. It also replaces a default model of the scripts that
-    cannot be downloaded, with a note on standard error. Without `weights` only the tokenizer is
-    downloaded. Raises `ScriptError` if there is no model.
+    The name "bundled" stands for `bundled`. It also replaces the `default` model of a script if
+    that cannot be downloaded, with a note on standard error. Without `weights` only the tokenizer
+    is downloaded. Raises `ScriptError` if there is no model.
     """
     if bundled and name == "bundled":
         return bundled.folder()
@@ -317,7 +319,7 @@ def find_model(name: str, bundled: Bundled | None = None, weights: bool = True) 
     try:
         return fetch_model(name, weights)
     except common.ScriptError as error:
-        if not bundled or name not in {model.name for model in HUB_MODELS}:
+        if not bundled or name != default:
             raise common.ScriptError(
                 f"{error}; the model {name} is not on this machine. Download it once with "
                 f"{fetch}, or give the folder of a checkpoint"
@@ -391,8 +393,9 @@ def load(auto_class: Any, folder: Path) -> Any:
             raise common.ScriptError(f"{problem}: {name} has values that are not finite numbers")
     if auto_class.__name__ != "AutoModel":  # which takes the encoder of any model
         for name in model.config.architectures or []:
-            is_classifier = name.endswith(("Classification", "Answering"))
-            if is_classifier and name != type(model).__name__:  # its other weights may be complete
+            # the other weights may be complete, but a masked model reads in both directions
+            is_other = name.endswith(("Classification", "Answering", "MaskedLM"))
+            if is_other and name != type(model).__name__:
                 raise common.ScriptError(f"{problem}, but for {name}")
     model.register_forward_hook(check_output)
     return model
@@ -421,8 +424,16 @@ def clear_generation_settings(model: PreTrainedModel, keep: Iterable[str] = ()) 
     kept = {name: settings[name] for name in settings if name.endswith("_token_id")}
     if not model.config.is_encoder_decoder:
         kept = {name: token for name, token in kept.items() if not name.startswith("forced")}
-    kept |= {name: settings[name] for name in keep if settings.get(name)}
+    kept |= {name: settings[name] for name in keep if settings.get(name) not in (None, [])}
     model.generation_config = GenerationConfig(**kept)
+
+
+def check_one_direction(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `ScriptError` for a tokenizer that needs the names of two languages, such as NLLB's."""
+    if hasattr(tokenizer, "src_lang"):
+        raise common.ScriptError(
+            "this model needs the names of two languages; use a model for one pair of languages"
+        )
 
 
 def check_context(model: PreTrainedModel, length: int) -> None:

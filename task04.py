@@ -87,7 +87,7 @@ def select_sentences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 def main(argv: list[str] | None = None) -> int:
     """Load the model and print the summary of the text."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
+    folder = pretrained.find_model(arguments.model, pretrained.ENCODER, MODEL)
     device = common.select_device(arguments.device)
     tokenizer = pretrained.load(AutoTokenizer, folder)
     if pretrained.load(AutoConfig, folder).is_encoder_decoder:

@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "sample the reply; higher values give more varied words (default: 0, no sampling)"
     parser.add_argument("--temperature", type=common.temperature, default=0, help=text)
     arguments = parser.parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL)
+    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL, MODEL)
     tokenizer = pretrained.load(AutoTokenizer, folder)
     model = pretrained.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     common.seed_everything(arguments.seed)

@@ -32,6 +32,7 @@ SPANISH_TEXT = "Este curso sobre LLMs se está poniendo muy interesante"
 def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """Return the translation of a text, as `pipeline("translation")` of transformers 4 did."""
     prefix = f"{TARGET} " if TARGET in tokenizer.get_vocab() else ""
+    pretrained.check_one_direction(tokenizer)
     inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)
     pretrained.check_context(model, inputs["input_ids"].shape[1])
     pretrained.clear_generation_settings(model, keep=pretrained.BEAM_SEARCH)
@@ -45,7 +46,7 @@ def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
 def main(argv: list[str] | None = None) -> int:
     """Load the model and print the translation of the sentence."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.TRANSLATOR)
+    folder = pretrained.find_model(arguments.model, pretrained.TRANSLATOR, MODEL)
     tokenizer = pretrained.load(AutoTokenizer, folder)
     model = pretrained.load(AutoModelForSeq2SeqLM, folder).to(
         common.select_device(arguments.device)

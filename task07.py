@@ -144,8 +144,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = common.select_device(arguments.device)
 
-    extractive_folder = pretrained.find_model(arguments.extractive_model, pretrained.READER)
-    generative_folder = pretrained.find_model(arguments.generative_model, pretrained.CHAT_MODEL)
+    extractive_folder = pretrained.find_model(
+        arguments.extractive_model, pretrained.READER, EXTRACTIVE_MODEL
+    )
+    generative_folder = pretrained.find_model(
+        arguments.generative_model, pretrained.CHAT_MODEL, GENERATIVE_MODEL
+    )
 
     tokenizer = pretrained.load(AutoTokenizer, extractive_folder)
     model = pretrained.load(AutoModelForQuestionAnswering, extractive_folder).to(device)

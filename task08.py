@@ -7,8 +7,8 @@ training texts, which returns a dictionary of tensors. The test texts are tokeni
     python task08.py
     python task08.py --model bundled        the tokenizer of the bundled encoder, without a network
 
-Takes seconds. Expect the token ids of the statement; all uncased BERT models share a vocabulary.
-The statement prints `num_rows: 1` for the test data, which have two rows. 2 is right.
+Takes seconds. Expect the token ids of the statement; English uncased BERT models share their
+vocabulary. The statement prints `num_rows: 1` for the test data, which have two rows. 2 is right.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOKENIZER = "distilbert/distilbert-base-uncased"  # the tokenizer of the encoder
 SETTINGS = {
     "padding": "max_length",  # all rows have one length, even if each is tokenized alone
     "truncation": True,  # cut off at `max_length`
-    "max_length": 20,  # tokens; only one of the texts is longer, by a few tokens
+    "max_length": 20,  # tokens; one text loses its last sentence, as in the statement
     "return_token_type_ids": False,  # they would mark a second text, and there is none
 }
 TRAIN_DATA: dict[str, Any] = {
@@ -61,7 +61,7 @@ def tokenize_test(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 def main(argv: list[str] | None = None) -> int:
     """Tokenize both sets and print them."""
     arguments = common.argument_parser(__doc__, model=TOKENIZER).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.ENCODER, weights=False)
+    folder = pretrained.find_model(arguments.model, pretrained.ENCODER, TOKENIZER, weights=False)
     tokenizer = pretrained.load(AutoTokenizer, folder)
     with common.checkpoint_errors(folder):
         print(f"Tokenized training data:\n{tokenize_train(tokenizer)}")

@@ -58,6 +58,7 @@ def add_head(auto_class: Any, folder: Path, id2label: dict[int, str]) -> PreTrai
     """
     encoder = pretrained.load(AutoModel, folder)
     config = copy.deepcopy(encoder.config)
+    config.problem_type = None  # of the old head
     config.id2label, config.label2id = id2label, {name: key for key, name in id2label.items()}
     try:
         model = auto_class.from_config(config, trust_remote_code=False)
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     if folder.exists() and not (is_saved_model(folder) or arguments.force):
         raise common.ScriptError(f"{folder}: contains something else; --force replaces it")
     common.make_folder(folder.parent)  # fail before the training, not after it
-    encoder_folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
+    encoder_folder = pretrained.find_model(arguments.model, pretrained.ENCODER, MODEL)
     tokenizer = pretrained.load(AutoTokenizer, encoder_folder)
     common.seed_everything(arguments.seed)
     model = add_head(AutoModelForSequenceClassification, encoder_folder, LABELS).to(device)

@@ -76,7 +76,7 @@ def classify(
 def main(argv: list[str] | None = None) -> int:
     """Classify the text without examples and with two in either order; print the label."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL)
+    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL, MODEL)
     tokenizer = pretrained.load(AutoTokenizer, folder)
     is_encoder_decoder = pretrained.load(AutoConfig, folder).is_encoder_decoder
     auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM

@@ -84,7 +84,7 @@ def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt:
 def main(argv: list[str] | None = None) -> int:
     """Complete the sentence and print it with its perplexity."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL)
+    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL, MODEL)
     tokenizer = pretrained.load(AutoTokenizer, folder)
     model = pretrained.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
     metric = common.local_metric(perplexity)

@@ -52,6 +52,7 @@ References = list[str] | list[list[str]]  # of each prediction: one, or a list o
 def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str) -> str:
     """Return the translation of a sentence, as task 06 computes it."""
     prefix = f"{TARGET} " if TARGET in tokenizer.get_vocab() else ""
+    pretrained.check_one_direction(tokenizer)
     inputs = tokenizer(prefix + sentence, return_tensors="pt").to(model.device)
     pretrained.check_context(model, inputs["input_ids"].shape[1])
     pretrained.clear_generation_settings(model, keep=pretrained.BEAM_SEARCH)
@@ -94,7 +95,10 @@ def corpus_score(metric: Metric, predictions: list[str], references: References)
 
 
 def smoothed_bleu(predictions: list[str], references: References) -> dict[str, Any]:
-    """Compute BLEU from 0 to 100, smoothed, so that one zero precision does not make it 0."""
+    """Compute BLEU from 0 to 100, smoothed, so that one zero precision does not make it 0.
+
+    A text of fewer than four words has a BLEU of 0 nevertheless.
+    """
     return corpus_score(BLEU(), predictions, references)
 
 
@@ -116,7 +120,7 @@ def evaluate_translations(name: str, predictions: list[str], references: list[li
 def main(argv: list[str] | None = None) -> int:
     """Translate the sentences and compare them with their references."""
     arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.TRANSLATOR)
+    folder = pretrained.find_model(arguments.model, pretrained.TRANSLATOR, MODEL)
     tokenizer = pretrained.load(AutoTokenizer, folder)
     model = pretrained.load(AutoModelForSeq2SeqLM, folder).to(
         common.select_device(arguments.device)

@@ -244,7 +244,7 @@ def parameters(_: Models) -> Values:
     sizes = []
     for experiment in (task03.LSTM, task03.VALUE):
         forecaster = task03.Forecaster(experiment, [experiment.model(96, 0.0)])
-        sizes.append(forecaster.parameters())
+        sizes.append(forecaster.parameter_count())
     # two layers of four gates with 32 units: weights of input and hidden state, and two biases
     lstm = 4 * 32 * (1 + 32 + 2) + 4 * 32 * (32 + 32 + 2) + 33
     return sizes, [f"{lstm:,}", f"{(96 + 1) * 128 + (128 + 1) * 128 + 129:,}"]
@@ -616,7 +616,8 @@ def classified() -> tuple[dict[str, np.ndarray], lab_classifier.Row, torch.Tenso
 def accuracy_and_macro_f1(_: Models) -> Values:
     labels, row, predicted, right = classified()
     shown = decimals(output_of(partial(lab_classifier.print_table, [row], labels)))
-    return shown[-2:], [
+    return shown[-3:], [
+        accuracy_score(labels["validation"], row.validation),
         classification.multiclass_accuracy(predicted, right, 4, average="micro").item(),
         classification.multiclass_f1_score(predicted, right, 4, average="macro").item(),
     ]
@@ -723,10 +724,12 @@ def bm25(_: Models) -> Values:
 
 
 def fusion_by_ranks(_: Models) -> Values:
-    """The three documents have the ranks 1, 3, 2 and 3, 1, 2."""
-    scores = np.array([[3.0, 1, 2]]), np.array([[0.1, 0.3, 0.2]])
+    """The three documents have the ranks 1, 3, 2 and 3, 1, 2; or 2, 2, 2 and 3, 1, 2."""
+    scores = np.array([[3.0, 1, 2], [0, 0, 0]]), np.array([[0.1, 0.3, 0.2]] * 2)
     found = lab_retrieval.reciprocal_rank_fusion(*scores)
-    return found[0], np.array([1 / 61 + 1 / 63, 1 / 63 + 1 / 61, 1 / 62 + 1 / 62])
+    by_hand = [1 / 61 + 1 / 63, 1 / 63 + 1 / 61, 1 / 62 + 1 / 62]
+    by_hand += [1 / 62 + 1 / 63, 1 / 62 + 1 / 61, 1 / 62 + 1 / 62]
+    return found.ravel(), np.array(by_hand)
 
 
 def weighted_sums(_: Models) -> Values:

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import common
 import lab_classifier
+import lab_common
 import lab_data
 import task07
 from lab_classifier import fit_linear, fit_mlp
@@ -19,6 +20,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from conftest import load_pair
+from sklearn.metrics import accuracy_score
+from torch.nn import functional as F
+from transformers import AutoModel
 
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
 WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
@@ -111,8 +117,9 @@ def test_labels_of_a_file_are_printed_and_drawn(
     ("\n\ntext,label\n", "rows.csv: row 1 has no column names"),
     ("Text,Label\na,1\n", "rows.csv: row 1: no column label among Text, Label"),
     ("text,label\na,1\n ,2\n", "rows.csv: row 3: text is empty; every row needs one"),
+    ("text,label\n" + "a,1\nb,2\n" * 20, "too few texts: none is left for train"),  # all leaks
     ("text,label\na,1\nb,2\n", "too few texts: none is left for validation and test"),
-    ("text,label\n" + "a,1\nb,1\n" * 20, "the training texts have . label; two are needed"),
+    ("text,label\na,1\nb,1\nc,1\nd,1\ne,1\n" + "f,1\n" * 9, "the training texts have 1 label"),
 ])  # fmt: skip
 def test_wrong_table_is_one_line(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / "rows.csv").write_text(content)
@@ -164,21 +171,31 @@ def test_a_run_prints_classifiers_with_settings_chosen_by_validation(
     for name in ("print_table", "draw_confusion"):
         recorders.append(Mock(wraps=getattr(lab_classifier, name)))
         monkeypatch.setattr(lab_classifier, name, recorders[-1])
+    monkeypatch.setattr(lab_classifier, "QUICK_TEXTS", 59)
     splits, outputs = make_splits(), []
     labels = splits["test"]["label"].map({"good": "bad", "bad": "good"})
     texts = "new " + splits["test"]["text"][::-1]
     test = [{}, {}, {"label": labels}, {"text": texts.tolist()}]
     validation = {"label": splits["validation"]["label"][::-1].tolist(), "text": texts.tolist()}
-    for number in range(5):
+    for number in range(6):
         changed = {"test": test[number]} if number < 4 else {"validation": validation}
         for name, rows in splits.items():
             rows.assign(**changed.get(name, {})).to_csv(tmp_path / f"{name}.csv", index=False)
         options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
+        options += ["--seed=1"] * (number == 5)
         assert lab_classifier.main([*options, "--quick", "--finetune"]) == 0
         outputs.append(capsys.readouterr().out)
     tables, best = ([call.args[0] for call in each.call_args_list] for each in recorders)
     count = 3 * 2 * len(lab_classifier.DROPOUT) + 1  # MLPs, and the encoder
-    assert trained == trained[:count] * 5  # neither validation nor test texts train anything
+    assert (
+        trained[:-count] == trained[:count] * 5
+    )  # neither validation nor test texts train anything
+    assert len(set(trained)) == 2 * count  # features, weights, setting and seed matter
+    right = recorders[0].call_args_list[0].args[1]["validation"]
+    for row, group in zip(best[0], (["TF-IDF"], lab_classifier.POOLINGS, ["tuned"]), strict=True):
+        rows = [each for each in tables[0] if each.features in group]
+        accuracies = [accuracy_score(right, each.validation) for each in rows]
+        assert accuracy_score(right, row.validation) == max(accuracies)
     for number in (2, 3):
         assert [row.classifier for row in best[number]] == [row.classifier for row in best[0]]
         for row, first in zip(tables[number], tables[0], strict=True):
@@ -186,7 +203,30 @@ def test_a_run_prints_classifiers_with_settings_chosen_by_validation(
             assert np.array_equal(row.validation, first.validation)
             assert number == 3 or np.array_equal(row.test, first.test)  # of changed texts
     assert outputs[0] == outputs[1]  # the second time with cached features
-    assert "\n60 train, 60 validation, 60 test texts\n" in outputs[0]
+    assert "\n59 train, 59 validation, 59 test texts\n" in outputs[0]
     rows = re.findall(r"^(.{53})(?: +\d\.\d{4}){3}$", outputs[0], re.MULTILINE)
     assert (len(rows), rows[0].split()) == (1 + 2 + 3 * 4 + 1, ["none", "always", "good"])
     assert re.search(r"^tuned, linear layer\n.*\n\n +bad( +[01]\.\d{4}){3}", outputs[0], re.M)
+
+
+def test_setting_with_the_highest_validation_accuracy_is_chosen() -> None:
+    def fit(inputs: Any, labels: np.ndarray, weighted: bool, setting: float) -> Any:
+        return lambda rows: np.full(len(rows), setting)
+
+    labels = {"train": np.zeros(3), "validation": np.ones(3), "test": np.full(3, 2)}
+    for settings in ((0, 1, 2), (2, 1, 0)):
+        assert lab_classifier.choose(fit, settings, labels, labels, False, 0)[0] == 1
+
+
+def test_finetuning_is_on_the_label_of_each_text(checkpoints: Path, monkeypatch: Patch) -> None:
+    train, (model, tokenizer) = Mock(), load_pair(checkpoints / task07.EXTRACTIVE_MODEL, AutoModel)
+    monkeypatch.setattr(lab_common, "train", train)
+    texts, labels = dict.fromkeys(SPLITS, WORDS[:4]), dict.fromkeys(SPLITS, np.array([0, 2, 1, 0]))
+    lab_classifier.finetune(model, tokenizer, texts, labels, 0, 1)
+    (_, head), batch_loss = train.call_args.args[:2]
+    ids = lab_common.tokenize(tokenizer, WORDS[:4])
+    features = lab_common.compute_features(model, ids, lab_classifier.POOLINGS)["mean"]
+    logits = head(torch.from_numpy(features))  # (texts, labels)
+    for batch in ([3, 1], [2, 0, 1]):
+        expected = F.cross_entropy(logits[batch], torch.tensor(labels["train"][batch])).item()
+        assert batch_loss(batch).item() == pytest.approx(expected, abs=1e-4)

@@ -7,6 +7,7 @@ import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import common
 import lab_data
@@ -148,3 +149,50 @@ LABELLED = [{"label": "1", "text": "x"}, {"label": "2", "text": "y"}]
 ])  # fmt: skip
 def test_questions_are_read_in_the_forms_of_public_data_sets(row: dict) -> None:
     assert lab_data.parse_question(row) == Question("Q", ["x", "y"], 1)
+
+
+def test_splits_of_the_hub_keep_their_roles(monkeypatch: Patch) -> None:
+    def table(dataset: lab_data.HubDataset, split: str) -> pd.DataFrame:
+        if dataset == lab_data.JUDGEMENTS:
+            return pd.DataFrame([[split, split, 1]], columns=lab_data.QREL_COLUMNS)
+        texts = ["train", "test"] if split in ("corpus", "queries") else [split]
+        row = {"label": 0, "choices": ["a", "b"], "answer": 0, "sent2": ""}
+        row |= {f"ending{number}": "x" for number in range(4)}
+        keys = ("_id", "text", "question", "sent1")
+        return pd.DataFrame([dict.fromkeys(keys, text) | row for text in texts])
+
+    monkeypatch.setattr(lab_data, "hub_table", table)
+    same = {"train": "train", "validation": "validation", "test": "test"}
+    for dataset, roles in (
+        ("emotion", same),
+        ("ag_news", {"train": "train", "test": "test"}),
+        ("openbookqa", same),
+        ("commonsense_qa", {"train": "train", "test": "validation"}),  # not public: no third split
+        ("swag", {"train": "train", "test": "validation"}),
+    ):
+        if dataset in lab_data.CLASSIFICATION:
+            splits = lab_data.load_labelled_texts(dataset, None)
+            found = {name: rows["text"][0] for name, rows in splits.items()}
+        else:
+            splits = lab_data.load_questions(dataset, None)
+            found = {name: rows[0].text.strip() for name, rows in splits.items()}
+        assert found == roles
+    qrels = lab_data.load_collection("scifact", None).qrels
+    assert {name: each.claims for name, each in qrels.items()} == {"train": [0], "test": [1]}
+
+
+def test_docstrings_are_split_by_group_or_module_and_choices_are_of_one_module(
+    monkeypatch: Patch,
+) -> None:
+    monkeypatch.setattr(lab_data, "DOCUMENTED", {"numpy": ["", "fft"], "torch": ["fft", "special"]})
+    split = Mock(wraps=lab_data.split_docstrings)
+    monkeypatch.setattr(lab_data, "split_docstrings", split)
+    lab_data.load_labelled_texts("docstrings", None)
+    lab_data.load_collection("docstrings", None)
+    questions = lab_data.load_questions("docstrings", None)["train"]
+    assert [call.kwargs["by"] for call in split.call_args_list] == ["group", "module", "group"]
+    modules = {each.summary: each.module for each in lab_data.load_docstrings()}
+    assert questions
+    for question in questions:
+        assert len(set(question.choices)) == 4
+        assert len({modules[choice] for choice in question.choices}) == 1

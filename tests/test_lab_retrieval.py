@@ -45,8 +45,8 @@ def data(tmp_path: Path) -> Path:
     queries = [{"_id": f"c{i}", "text": claim} for i, claim in enumerate(claims)]
     for name, rows in (("corpus", corpus), ("queries", queries)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    write_qrels(folder, "train", {i: i + 10 for i in range(20)})
-    write_qrels(folder, "test", {i: i + 10 for i in range(20, 40)})
+    write_qrels(folder, "train", {i: i + 10 for i in range(0, 40, 2)})
+    write_qrels(folder, "test", {i: i + 10 for i in range(1, 40, 2)})
     return folder
 
 
@@ -111,6 +111,15 @@ def test_training_brings_claims_closer_to_their_documents(
     assert mean_ndcg(first, train.relevance) + 0.2 < mean_ndcg(last, train.relevance)
 
 
+def test_documents_with_equal_scores_keep_their_order_in_every_metric() -> None:
+    scores: np.ndarray = np.zeros((1, 30))
+    for first, expected in ((True, 1.0), (False, 0.0)):
+        relevance = np.eye(30)[[0 if first else 29]]  # of the first or of the last document
+        assert lab_retrieval.mean_ndcg(scores, relevance) == expected
+        assert lab_retrieval.mean_recall(scores, relevance, 10) == expected
+        assert lab_retrieval.mean_reciprocal_rank(scores, relevance) == expected
+
+
 def test_claims_about_new_documents_share_none_with_the_training_claims() -> None:
     train = Qrels([5], np.array([[0, 1, 0, 0]]))
     test = Qrels([7, 8, 9], np.array([[1, 1, 0, 0], [0, 0, 0, 2], [0, 1, 0, 0]]))
@@ -124,6 +133,8 @@ def test_a_run_prints_rankings_with_settings_chosen_on_training_claims(
     path, recorder = common.RESULTS / "lab_retrieval_quick.pt", Mock(wraps=print_table)
     monkeypatch.setattr(lab_retrieval, "print_table", recorder)
     monkeypatch.setattr(lab_retrieval, "QUICK_DOCUMENTS", 2)
+    choose = Mock(wraps=lab_retrieval.choose_weight)
+    monkeypatch.setattr(lab_retrieval, "choose_weight", choose)
     options = ["--quick", "--data", str(data), "--model", str(checkpoints / ENCODER)]
     outputs, loaded, weights = [], [], []
     for run in ("first", "second", "damaged", "other test set", "other seed"):
@@ -131,7 +142,7 @@ def test_a_run_prints_rankings_with_settings_chosen_on_training_claims(
             path.write_bytes(b"nonsense")
         if run == "other test set":
             path.unlink()
-            write_qrels(data, "test", {i: 7 * i % 20 + 30 for i in range(20, 40)})
+            write_qrels(data, "test", {i: (i + 6) % 40 + 10 for i in range(1, 40, 2)})
         assert lab_retrieval.main([*options, *["--seed=1"] * (run == "other seed")]) == 0
         out, err = capsys.readouterr()
         outputs.append(out)
@@ -143,6 +154,9 @@ def test_a_run_prints_rankings_with_settings_chosen_on_training_claims(
     assert list(rows) == list(other_rows)  # with k1, b and the weight of BM25
     assert all(np.array_equal(scores, other_rows[name]) for name, scores in rows.items())
     assert all(torch.equal(weight, weights[3][name]) for name, weight in weights[0].items())
+    assert not all(torch.equal(weight, weights[4][name]) for name, weight in weights[0].items())
+    assert len({scores.tobytes() for scores in rows.values()}) == len(rows) == 7
+    assert np.array_equal(choose.call_args_list[0].args[1], rows["mean cosine"])  # not the trained
     assert outputs[0].startswith(
         "42 documents; 20 claims to train on, with 20 relevant documents; "
     )
@@ -196,3 +210,35 @@ def test_error_in_a_collection_is_named(data: Path, name: str, content: str, pro
     (data / name).write_text(content)
     with pytest.raises(common.ScriptError, match=f"{data / name}: {problem}"):
         lab_retrieval.main(["--data", str(data)])
+
+
+def test_k1_and_b_with_the_best_ndcg_of_their_claims_are_chosen(monkeypatch: Patch) -> None:
+    def bm25(documents: object, claims: list[str], k1: float, b: float) -> np.ndarray:
+        assert claims == ["second"]
+        return np.array([[0.0, 1.0 if (k1, b) == (1.5, 0.4) else -1.0]])
+
+    monkeypatch.setattr(lab_retrieval, "bm25", bm25)
+    qrels = Qrels([1], np.array([[0, 1]]))
+    assert lab_retrieval.choose_bm25(None, ["first", "second"], qrels) == (1.5, 0.4)
+
+
+def test_encoder_is_trained_again_after_any_change(
+    checkpoints: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    train, pair = Mock(), load_pair(checkpoints / ENCODER, AutoModel)
+    monkeypatch.setattr(lab_retrieval, "train_encoder", train)
+    features = np.eye(3, 32, dtype=np.float32)
+
+    def count(
+        claims: int = 0, relevant: int = 0, sign: int = 1, seed: int = 0, epochs: int = 1
+    ) -> int:
+        """Return how often an encoder has been trained so far."""
+        qrels = {"train": Qrels([1], np.eye(3)[[relevant]])}
+        collection = Collection([""] * 3, [""] * 3, WORDS[claims : claims + 2], qrels)
+        path = tmp_path / "encoder.pt"
+        lab_retrieval.load_or_train_encoder(*pair, collection, sign * features, seed, epochs, path)
+        return train.call_count
+
+    assert count() == count() == 1
+    for change in ({"claims": 2}, {"relevant": 2}, {"sign": -1}, {"seed": 1}, {"epochs": 2}):
+        assert count() + 1 == count(**change), change

@@ -32,6 +32,12 @@ def test_tokenizer_has_its_own_class(
     assert capsys.readouterr().out.splitlines()[1].endswith(f"  {ids}")
 
 
+def test_a_space_before_a_word_is_shown_for_sentencepiece_too(checkpoints: Path) -> None:
+    tokenizer = pretrained.load(AutoTokenizer, checkpoints / task04.MODEL)
+    pieces = lab_tokenizer.format_pieces(tokenizer, tokenizer("la via la")["input_ids"])
+    assert pieces.replace("|", "") == " la via la</s>"
+
+
 def test_run_prints_the_recorded_output(inferno: Path, capsys: pytest.CaptureFixture) -> None:
     vocabulary = SHARED / "models" / "gpt2-tokenizer"
     if not vocabulary.exists():

@@ -113,7 +113,8 @@ def test_the_table_lists_the_models_that_the_scripts_look_for(
 ) -> None:
     looked_for = []
 
-    def find(name: str, bundled: pretrained.Bundled | None = None, weights: bool = True) -> Path:
+    def find(name: str, bundled: object, default: str, weights: bool = True) -> Path:
+        assert name == default  # so that the bundled model can replace it
         looked_for.append((name, weights, script))
         return tmp_path
 
@@ -361,11 +362,13 @@ def test_a_bundled_model_replaces_a_default_model_with_a_note(
     monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.1)
     folder = pretrained.find_model("bundled", pretrained.ENCODER)
     assert capsys.readouterr().err == ""
-    assert pretrained.find_model(task08.TOKENIZER, pretrained.ENCODER) == folder
+    default = task08.TOKENIZER
+    assert pretrained.find_model(default, pretrained.ENCODER, default) == folder
     line = only_line(capsys.readouterr().err, "using the bundled all-MiniLM-L6-v2 in place of")
-    assert f"--fetch {task08.TOKENIZER}`" in line
-    with pytest.raises(common.ScriptError, match="the model a/b is not on this machine"):
-        pretrained.find_model("a/b", pretrained.ENCODER)
+    assert f"--fetch {default}`" in line
+    for other in ("a/b", task11.MODEL):  # the default of other scripts
+        with pytest.raises(common.ScriptError, match=f"the model {other} is not on this machine"):
+            pretrained.find_model(other, pretrained.ENCODER, default)
     assert pretrained.load(AutoModel, folder).config.hidden_size == 384
     assert not any(name.startswith("gt_all") for name in sys.modules)  # read, not imported
 
@@ -394,7 +397,7 @@ def test_a_missing_or_changed_bundled_model_is_refused(
 
 Edit = Callable[[Path], object]
 SEQ2SEQ = "not a checkpoint for AutoModelForSeq2SeqLM"
-HEAD = ["T5ForSequenceClassification"]
+HEAD, MASKED = ["T5ForSequenceClassification"], ["T5ForMaskedLM"]
 AWQ = {"quant_method": "awq", "bits": 4}  # needs a library that is not installed
 
 
@@ -441,6 +444,7 @@ def remove_a_weight(folder: Path) -> None:
         (AutoModelForSeq2SeqLM, pickle_a_program, f"{SEQ2SEQ} ("),
         (AutoModelForSeq2SeqLM, remove_a_weight, f"{SEQ2SEQ}: it has no decoder.final_layer_norm"),
         (AutoModelForSeq2SeqLM, configure(architectures=HEAD), f"{SEQ2SEQ}, but for {HEAD[0]}"),
+        (AutoModelForSeq2SeqLM, configure(architectures=MASKED), f"{SEQ2SEQ}, but for {MASKED[0]}"),
         (AutoModelForQuestionAnswering, remove(), "not a checkpoint for AutoModelForQuestionAns"),
         (AutoModelForCausalLM, remove(), "not a checkpoint for AutoModelForCausalLM ("),
         (AutoTokenizer, write("spiece.model", "damaged"), "not a checkpoint for AutoTokenizer ("),

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from unittest.mock import patch
 
+import common
 import task06
 
+import pytest
 from conftest import EXPECTED, load_pair
 
 
@@ -18,3 +20,6 @@ def test_translation_equals_the_record_and_checkpoints_limit_wins(checkpoints: P
     assert task06.translate(*pair, task06.SPANISH_TEXT) == recorded
     pair[0].generation_config.max_length = None
     assert len(task06.translate(*pair, task06.SPANISH_TEXT)) < len(recorded)
+    pair[1].src_lang = "spa_Latn"  # as in the tokenizers of NLLB and mBART
+    with pytest.raises(common.ScriptError, match="needs the names of two languages"):
+        task06.translate(*pair, task06.SPANISH_TEXT)

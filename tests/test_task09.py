@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from shutil import copytree
@@ -59,6 +60,15 @@ def test_head_is_new_and_encoder_is_unchanged(classifier: Path, pair: ModelAndTo
             is_equal = torch.equal(weight, pair[0].get_parameter(name))
             assert is_equal == name.startswith("distilbert."), name
     assert pair[0].config.id2label == {0: "low risk", 1: "high risk"}
+
+
+def test_the_loss_is_not_that_of_the_old_head(classifier: Path, tmp_path: Path) -> None:
+    folder = copytree(classifier, tmp_path / "copy")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["problem_type"] = "multi_label_classification"
+    (folder / "config.json").write_text(json.dumps(settings))
+    model = task09.add_head(AutoModelForSequenceClassification, folder, task09.LABELS)
+    assert model(torch.tensor([[5, 6]]), labels=torch.tensor([1])).loss > 0
 
 
 def test_model_trains_in_train_mode_and_predicts_in_eval_mode(pair: ModelAndTokenizer) -> None:
