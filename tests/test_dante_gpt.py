@@ -294,7 +294,8 @@ def test_a_whole_run_prints_losses_sample_and_measures(
     assert lines[5] == f"GPT, 0.2 M parameters   {loss:8.4f}{loss / math.log(2):8.4f}"
     assert re.search(r"\n\n {40}  the sample   held-out canto\n(.{69}\n){5}$", out)
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert int(re.findall(r"\nlongest copy\D+(\d+)", out)[0]) < len(prompt)
+    copies = map(int, re.findall(r"\nlongest copy\D+(\d+) +(\d+)\n", out)[0])
+    assert max(copies) < len(prompt)  # the canto is no copy of itself
     assert saved["config"] == replace(TINY, seed=1)
     assert run_here(folder, "--generate", *write) == 0  # writes the sample of the run again
     assert f"\n\n{capsys.readouterr().out}\n" in out
@@ -362,3 +363,18 @@ def test_damaged_checkpoint_is_named(tmp_path: Path, whole: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(common.ScriptError, match=r"checkpoint.pt: not a checkpoint \("):
             dante_gpt.load_checkpoint(tmp_path, CPU)
+
+
+def test_the_loss_after_the_last_step_is_the_result(
+    tmp_path: Path, whole: Path, capsys: Capture
+) -> None:
+    saved = common.load_tensors(whole / CHECKPOINT)
+    last, saved["history"][4][2] = saved["history"][-1][2], 0.5  # a better one on the way
+    common.save_tensors(tmp_path / CHECKPOINT, saved)
+    assert run_here(tmp_path, "--resume", "--length", 10) == 0  # no step is left
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:24].strip() for line in lines[5:7]] == [
+        "GPT, 0.2 M parameters",
+        "best during the run",
+    ]
+    assert [line.split()[-2] for line in lines[5:7]] == [f"{last:.4f}", "0.5000"]

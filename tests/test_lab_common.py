@@ -6,7 +6,7 @@ import hashlib
 import html
 from itertools import chain
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import common
 import lab_common
@@ -130,7 +130,7 @@ def test_features_equal_those_of_each_text_alone(
     monkeypatch.setattr(lab_common, "MAX_TOKENS", 6)
     model, tokenizer = load_pair(checkpoints / checkpoint, AutoModel)  # GPT-2 has no padding token
     poolings = {"cls": cls_pooling, "mean": mean_pooling, "all": all_layers_pooling}
-    features = lab_common.encode(model, tokenizer, TEXTS, poolings)
+    features = lab_common.encode(model.train(), tokenizer, TEXTS, poolings)  # without dropout
     for row, text in enumerate(TEXTS):
         inputs = tokenizer(text, truncation=True, max_length=6, return_tensors="pt")
         with torch.inference_mode():
@@ -159,6 +159,10 @@ def test_features_are_cached_by_content(checkpoints: Path, monkeypatch: Patch) -
         path.write_bytes(path.read_bytes()[:-100])  # damaged
     assert np.array_equal(features(TEXTS), first)
     assert compute.call_count == 4
+    model.config.n_heads, former = 2, model.config.n_heads
+    features(TEXTS)
+    assert compute.call_count == 5  # another configuration
+    model.config.n_heads = former
     next(model.parameters()).requires_grad_(False).mul_(2)
     assert not np.array_equal(features(TEXTS), first)
 
@@ -184,7 +188,10 @@ def test_training_takes_one_step_per_batch_and_ends_at_rate_zero() -> None:
         weights.append(model.weight.item())
         return model.weight.sum()  # its gradient is always 1, so AdamW moves by the rate
 
-    lab_common.train(model, batch_loss, [[0]] * 100, 0.01)
+    with patch.object(common, "one_cycle", wraps=common.one_cycle) as one_cycle:
+        lab_common.train(model, batch_loss, [[0]] * 100, 0.01)
+    (group,) = one_cycle.call_args.args[0].param_groups
+    assert group["lr"] == pytest.approx(0, abs=1e-12)
     moves = -np.diff([*weights, model.weight.item()])
     assert (len(moves), model.training) == (100, False)  # in eval mode as before
     assert moves[9] == max(moves) == pytest.approx(0.01, rel=0.05)

@@ -44,6 +44,8 @@ def test_settings_and_seeds_have_an_effect_and_greedy_is_greedy(checkpoints: Pat
     with torch.inference_mode():
         logits = model(torch.tensor([greedy])).logits[0]  # (time, vocabulary)
     assert logits.argmax(-1).tolist()[-13:-1] == greedy[-12:]
+    repeat = measure(model, torch.tensor([1, 2, 3, 1, 2, 3, 4, 5]), 6)["longest repeat"]
+    assert repeat == 0  # the prompt does not count
 
 
 @pytest.mark.parametrize("seeds", [[3], [3, 4, 5, 6, 7]])

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import common
+import lab_common
 import lab_data
 import lab_multiple_choice
 import task07
@@ -59,10 +60,12 @@ def test_the_ranker_learns_the_features_of_right_choices() -> None:
     right = np.concatenate([np.arange(len(q.choices)) == q.answer for q in questions])
     features = generator.standard_normal((len(right), 8)).astype(np.float32)
     features[:, 3] += 3 * right
+    features = 100 * features + 500  # which the ranker standardises
     common.seed_everything(0)
     score = lab_multiple_choice.train_ranker(features, questions, 0.1)
     assert np.array_equal(score(features), score(features))  # without dropout
     assert accuracy(per_question(score(features), questions), questions) > 0.9
+    np.testing.assert_allclose(score(features[:9]), score(features)[:9], atol=1e-4)  # each alone
 
 
 def write(folder: Path, **splits: list[dict[str, Any]]) -> None:
@@ -110,7 +113,19 @@ def test_test_questions_choose_and_train_nothing(
     assert outputs[0] == outputs[1]  # the second time with cached features
     assert not np.array_equal(*(np.concatenate(first["ranker"][i]["test"]) for i in (0, 1)))
     lines, chance = outputs[0].splitlines(), np.mean([1 / len(row["choices"]) for row in test])
-    assert re.fullmatch(r"\d\d train, \d+ validation, 40 test questions", lines[0])
+    train_count, validation_count, _ = map(int, re.findall(r"\d+", lines[0]))
+    assert train_count + validation_count == 40  # no question is in both
+    assert len(set(trained[:13])) == 13  # kind, seed and dropout matter
+    rows, splits = recorder.call_args_list[0].args
+    sums = (
+        [sum(each) for each in zip(*(run["test"] for run in rows[name]), strict=True)]
+        for name in ("ranker, question not shown", "ranker")
+    )
+    p_value = lab_multiple_choice.mcnemar(*sums, splits["test"])
+    assert lines[-1].endswith(f"question: p = {p_value:.2g}")
+    answers = [question.answer for question in splits["test"]]
+    expected = np.mean([answer == 0 for answer in answers])
+    assert accuracy(rows["always the first"][0]["test"], splits["test"]) == expected
     assert re.fullmatch(rf"chance {{24}} +0\.\d{{3}} +{chance:.3f}", lines[3])
     row = r".{30} +[01]\.\d{3}.{8} +[01]\.\d{3}.{8}  [01]\.\d{3} to [01]\.\d{3}"
     assert all(re.fullmatch(row, line) for line in lines[4:-2])
@@ -128,7 +143,7 @@ def test_the_dropout_with_the_higher_validation_accuracy_is_used(monkeypatch: Pa
     for chosen in (0, 1):
         columns = [good, bad] if chosen == 0 else [bad, good]
         validation = np.stack(columns, axis=1).astype(float)
-        features = {"train": validation, "validation": validation, "test": 1 - validation}
+        features = {"train": 1 - validation, "validation": validation, "test": 1 - validation}
         scores = lab_multiple_choice.rank(features, dict.fromkeys(features, QUESTIONS), seed=0)
         np.testing.assert_equal(np.concatenate(scores["validation"]), good)
         np.testing.assert_equal(np.concatenate(scores["test"]), 1 - good)
@@ -184,3 +199,64 @@ def test_wrong_question_is_named(tmp_path: Path, row: dict, problem: str) -> Non
         common.ScriptError, match=f"train.jsonl: line 2: {problem}.*; a line looks like"
     ):
         lab_multiple_choice.main(["--data", str(tmp_path)])
+
+
+def test_table_has_the_accuracies_of_both_splits_and_their_deviations(capsys: Capture) -> None:
+    right, wrong, question = np.array([1.0, 0.0]), np.array([0.0, 1.0]), QUESTIONS[0]
+    question = Question("?", ["a", "b"], 0)
+    runs = [
+        {"validation": [right] * v + [wrong] * (4 - v), "test": [right] * t + [wrong] * (10 - t)}
+        for v, t in ((1, 5), (3, 9))
+    ]
+    splits = {"validation": [question] * 4, "test": [question] * 10}
+    lab_multiple_choice.print_table({"row": runs}, splits)
+    row = capsys.readouterr().out.splitlines()[-1]
+    expected = ["0.500", "0.354", "0.700", "0.283", "0.397", "0.892"]  # Wilson's for 7 of 10
+    assert re.findall(r"\d\.\d{3}", row) == expected
+
+
+def test_finetuning_raises_the_score_of_the_right_choice(monkeypatch: Patch) -> None:
+    train, scores = Mock(), torch.tensor([1.0, 2.0, 0.5, -1.0, 3.0])  # of the choices of QUESTIONS
+    monkeypatch.setattr(lab_common, "train", train)
+    monkeypatch.setattr(lab_multiple_choice, "joint_scores", lambda *_: scores)
+    questions = {"train": QUESTIONS, "validation": [], "test": []}
+    lab_multiple_choice.finetune(torch.nn.Linear(1, 1), None, questions, 0, 1)
+    pairs = (scores[:2], 1), (scores[2:], 0)  # the right choices
+    expected = np.mean([-x.log_softmax(0)[answer].item() for x, answer in pairs])
+    assert train.call_args.args[1]([0, 1]).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_seeds_count_up_from_the_option(
+    tmp_path: Path, checkpoints: Path, monkeypatch: Patch
+) -> None:
+    rank = Mock(
+        side_effect=lambda _, questions, __: {
+            name: [np.arange(len(q.choices)) for q in questions[name]]
+            for name in lab_multiple_choice.EVALUATED
+        }
+    )
+    monkeypatch.setattr(lab_multiple_choice, "rank", rank)
+    write(tmp_path, train=make_questions(0), test=make_questions(1))
+    options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
+    monkeypatch.setattr(lab_multiple_choice, "QUICK_QUESTIONS", 30)
+    assert lab_multiple_choice.main([*options, "--seed", "5", "--quick"]) == 0
+    assert len(rank.call_args.args[1]["test"]) == 30
+    assert [call.args[2] for call in rank.call_args_list] == [5, 6, 7] * 2
+
+
+def test_cosine_and_length_are_those_of_question_and_choice(
+    tmp_path: Path, checkpoints: Path, monkeypatch: Patch
+) -> None:
+    rows = make_questions(1)
+    for row in rows:
+        row["choices"][row["answer"]] = row["question"]  # its cosine is 1
+    write(tmp_path, train=make_questions(0), test=rows)
+    recorder = Mock()
+    monkeypatch.setattr(lab_multiple_choice, "print_table", recorder)
+    monkeypatch.setattr(lab_multiple_choice, "RANKER_EPOCHS", 1)
+    options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
+    assert lab_multiple_choice.main(options) == 0
+    table, splits = recorder.call_args.args
+    assert accuracy(table["cosine, frozen features"][0]["test"], splits["test"]) == 1
+    for question, scores in zip(splits["test"], table["the longest"][0]["test"], strict=True):
+        assert len(question.choices[scores.argmax()]) == max(map(len, question.choices))

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import common
 import dante_gpt
@@ -392,3 +393,19 @@ def test_a_damaged_data_file_is_named_in_one_line_and_nothing_is_written(
     assert len(err) < len(str(data)) + 300
     assert contents(data) == before
     assert not common.RESULTS.exists()
+
+
+WITHOUT_DEVICE = {"pretrained", "task01", "task08", "task13", "lab_tokenizer"}
+
+
+@pytest.mark.parametrize("script", sorted(set(SCRIPTS) - WITHOUT_DEVICE))
+def test_the_device_of_the_option_is_used(
+    script: str, run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    select = Mock(side_effect=common.ScriptError("seen"))
+    monkeypatch.setattr(common, "select_device", select)
+    monkeypatch.setattr(pretrained, "find_model", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(pretrained, "load", Mock())
+    options = ["--data", data] if script in DATA_FILES else []
+    assert run(script, "--device", "cpu", *options)[0] == 1
+    select.assert_called_once_with("cpu")

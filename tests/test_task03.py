@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import common
@@ -55,6 +57,11 @@ def test_inputs_are_the_named_readings_and_the_time_of_the_target() -> None:
     calendar = [*(wave(a) for a in angles for wave in (np.sin, np.cos)), 1, 0, 0, 0, 0, 0, 0]
     np.testing.assert_allclose(inputs[0], [-1, target - 1, *calendar], atol=1e-6)
     assert base.tolist() == [target - 1]
+    later = task03.make_samples(frame).part(slice(142, 143))  # Tuesday at 11:45
+    hours = 11.75 / 24 * 2 * np.pi
+    calendar = [*(wave(k * hours) for k in (1, 2, 3, 4) for wave in (np.sin, np.cos))]
+    found = task03.make_inputs(later, experiment)[0][0, 2:]
+    np.testing.assert_allclose(found, [*calendar, 0, 1, 0, 0, 0, 0, 0], atol=1e-6)
 
 
 def test_base_is_subtracted_from_targets_and_added_to_predictions() -> None:
@@ -130,11 +137,17 @@ def test_whole_run_prints_errors_of_three_networks_and_draws_pictures(
     output = capsys.readouterr().out
     persistence, *networks, _ = table_errors(output)
     test = pd.read_csv(small_data / "electricity_test.csv")["consumption"]
-    assert persistence[1] == f"{(test.diff()[96:] ** 2).mean():.4f}"  # from the second day
+    error, variance = (test.diff()[96:] ** 2).mean(), test[96:].var(ddof=0)
+    assert persistence[1:] == [f"{error:.4f}", f"{1 - error / variance:.4f}"]  # from the second day
     assert [[" ± " in cell for cell in row] for row in networks] == [[True, True, False]] * 3
     winner = task03.load_forecaster(tmp_path / "winner.pt", CPU)
     assert len({tuple(network.tolist()) for network in weights(winner)}) == 3
     assert f"Winner: {winner.experiment.name}, average of 3 networks\n" in output
+    data = pd.concat([common.load_electricity(split, small_data) for split in ("train", "test")])
+    predicted = winner.predict(task03.make_samples(data).part(slice(96 - 1000, None)))
+    error = ((predicted - test[96:]) ** 2).mean()
+    printed = re.findall(r"^(?:Test MSE|R-squared): (.*)", output, re.M)
+    assert list(map(float, printed)) == pytest.approx([error, 1 - error / variance], rel=1e-5)
     assert np.allclose(winner.predict(SAMPLES), sum(winner.predict_each(SAMPLES)) / 3)
     pictures = sorted(path.name for path in common.RESULTS.iterdir())
     assert pictures == ["task03_table.png", "task03_week.png"]
@@ -201,3 +214,60 @@ def test_winner_on_the_recordings(recordings: Path, capsys: pytest.CaptureFixtur
     output = capsys.readouterr().out
     assert float(re.search(r"^Test MSE: (.*)", output, re.M)[1]) <= 0.0265
     assert float(re.search(r"^R-squared: (.*)", output, re.M)[1]) >= 0.958
+
+
+def test_grus_read_the_last_two_hours_and_the_past_days() -> None:
+    past = torch.from_numpy(SAMPLES.past[:5].copy())
+    changes = past - past[:, -1:]  # the last one is 0
+    days = sorted(task03.PAST_DAYS, reverse=True)
+    offsets = [near - 96 * day for day in days for near in (-1, 0, 1)]
+    for experiment in task03.NETWORKS[-3:]:
+        inputs = torch.from_numpy(task03.make_inputs(SAMPLES.part(slice(5)), experiment)[0])
+        network: Any = experiment.model(inputs.shape[1], 0.0)
+        columns = [inputs]
+        if "days" not in experiment.name:
+            columns.append(network.hours_gru(changes[:, -8:, None])[1][0])
+        if "hours" not in experiment.name:
+            columns.append(network.days_gru(changes[:, offsets].view(5, 10, 3))[1][0])
+        expected = network.mlp(torch.cat(columns, dim=1))
+        torch.testing.assert_close(network(inputs), expected)
+
+
+def test_each_setting_changes_the_trained_network() -> None:
+    changes = (
+        {},
+        {"dropout": 0.2},
+        {"one_cycle": True},
+        {"learning_rate": 1e-3},
+        {"batch_size": 256},
+    )
+    trained = [fit(task03.replace(task03.SHORT, **change)) for change in changes]
+    assert len({weights(each)[0].sum().item() for each in trained}) == len(changes)
+
+
+def test_one_cycle_ends_at_rate_zero_with_the_last_step() -> None:
+    with patch.object(common, "one_cycle", wraps=common.one_cycle) as one_cycle:
+        fit(task03.ONE_CYCLE)
+    (group,) = one_cycle.call_args.args[0].param_groups
+    assert group["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_each_network_changes_one_thing() -> None:
+    for first, second in pairwise(task03.NETWORKS[:8]):
+        pairs = zip(vars(first).values(), vars(second).values(), strict=True)
+        assert sum(left != right for left, right in pairs) == 2  # the name, and one more
+
+
+@few_experiments
+def test_winner_is_trained_on_all_samples_from_the_given_seeds() -> None:
+    _, winner, _ = task03.run_experiments(SAMPLES, range(7, 8), CPU, quick=True)
+    expected = fit(winner.experiment, range(7, 8))
+    assert torch.equal(weights(winner)[0], weights(expected)[0])
+
+
+def test_forecast_continues_the_data(capsys: pytest.CaptureFixture) -> None:
+    forecaster = fit(task03.TEN_DAYS)
+    task03.print_forecast(forecaster, FRAME[:-1], SAMPLES, 1)
+    found = capsys.readouterr().out.splitlines()[0]
+    last = SAMPLES.part(slice(-1, None))
+    assert found == f"{last.times[0]}  {forecaster.predict(last)[0]:7.4f}"

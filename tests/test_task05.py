@@ -9,6 +9,7 @@ from unittest.mock import patch
 import task05
 
 import pytest
+import torch
 from conftest import load_pair
 from transformers import GenerationConfig
 
@@ -51,3 +52,13 @@ def test_text_ends_after_its_last_complete_sentence() -> None:
     assert task05.complete_sentences('She said "wow!" and') == 'She said "wow!"'
     assert task05.complete_sentences("We had 3.5 stars.\nNow 4.5 st") == "We had 3.5 stars."
     assert task05.complete_sentences("no end in sight") == "no end in sight"
+
+
+def test_reply_is_sampled_from_the_whole_vocabulary(checkpoints: Path) -> None:
+    model, tokenizer = load_pair(checkpoints / task05.MODEL)
+    with patch.object(
+        model, "generate", return_value=torch.zeros(1, 900, dtype=torch.long)
+    ) as generate:
+        task05.reply(model, tokenizer, "Nice", 0.7)
+    sampling = [generate.call_args.kwargs[name] for name in ("do_sample", "temperature", "top_k")]
+    assert sampling == [True, 0.7, 0]

@@ -53,3 +53,17 @@ def test_generated_answer_of_a_decoder_does_not_repeat_the_prompt(checkpoints: P
     answer = task07.generate_answer(model, tokenizer, "What?", "It is red.")
     assert answer.startswith(first_word)
     assert "Read this" not in answer
+
+
+def test_answer_of_an_encoder_decoder_is_greedy_and_has_at_most_30_tokens(
+    checkpoints: Path,
+) -> None:
+    model, tokenizer = load_pair(checkpoints / task07.GENERATIVE_MODEL)
+    prompt = task07.PROMPT.format(context=task07.CONTEXT, question=task07.QUESTION)
+    inputs, tokens = tokenizer(prompt, return_tensors="pt"), [0]
+    while len(tokens) <= 30 and tokens[-1] != tokenizer.eos_token_id:
+        with torch.inference_mode():
+            logits = model(**inputs, decoder_input_ids=torch.tensor([tokens])).logits[0, -1]
+        tokens.append(int(logits.argmax()))
+    expected = " ".join(tokenizer.decode(tokens, skip_special_tokens=True).split())
+    assert task07.generate_answer(model, tokenizer, task07.QUESTION, task07.CONTEXT) == expected

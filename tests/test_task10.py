@@ -42,7 +42,9 @@ def test_likelier_label_is_printed(checkpoints: Path, capsys: pytest.CaptureFixt
     probabilities = [{"positive": p, "negative": 1 - p} for p in (0.1, 0.2, 0.7)]
     with patch.object(task10, "classify", side_effect=probabilities) as classify:
         assert task10.main(["--model", str(checkpoints / task10.MODEL)]) == 0
-    assert classify.call_args.args[2] == task10.build_prompt(task10.TEXT, task10.EXAMPLES)
+    prompts = [call.args[2] for call in classify.call_args_list]
+    orders = (), task10.EXAMPLES[::-1], task10.EXAMPLES
+    assert prompts == [task10.build_prompt(task10.TEXT, each) for each in orders]
     out, err = capsys.readouterr()
     assert out == "POSITIVE\n"
     orders = [line.partition(";")[0] for line in err.splitlines() if line.startswith("examples")]
