@@ -187,9 +187,8 @@ def test_a_run_prints_classifiers_with_settings_chosen_by_validation(
         outputs.append(capsys.readouterr().out)
     tables, best = ([call.args[0] for call in each.call_args_list] for each in recorders)
     count = 3 * 2 * len(lab_classifier.DROPOUT) + 1  # MLPs, and the encoder
-    assert (
-        trained[:-count] == trained[:count] * 5
-    )  # neither validation nor test texts train anything
+    # neither validation nor test texts train anything
+    assert trained[:-count] == trained[:count] * 5
     assert len(set(trained)) == 2 * count  # features, weights, setting and seed matter
     right = recorders[0].call_args_list[0].args[1]["validation"]
     for row, group in zip(best[0], (["TF-IDF"], lab_classifier.POOLINGS, ["tuned"]), strict=True):

@@ -110,6 +110,8 @@ def test_docstrings_replace_only_the_default_data_set(
     assert ("no answer. Meanwhile using" in capsys.readouterr().err) == (not any(options.values()))
     with pytest.raises(common.ScriptError):
         lab_data.load_or_docstrings(Namespace(dataset="emotion", data=None), "emotion", load)
+    with pytest.raises(common.ScriptError, match="--dataset docstrings and --data DIR are two"):
+        lab_data.load_or_docstrings(Namespace(dataset="docstrings", data="DIR"), "emotion", load)
 
 
 @pytest.mark.parametrize("edit", [

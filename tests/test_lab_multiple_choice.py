@@ -202,8 +202,11 @@ def test_wrong_question_is_named(tmp_path: Path, row: dict, problem: str) -> Non
 
 
 def test_table_has_the_accuracies_of_both_splits_and_their_deviations(capsys: Capture) -> None:
-    right, wrong, question = np.array([1.0, 0.0]), np.array([0.0, 1.0]), QUESTIONS[0]
-    question = Question("?", ["a", "b"], 0)
+    right, wrong, question = (
+        np.array([1.0, 0.0]),
+        np.array([0.0, 1.0]),
+        Question("?", ["a", "b"], 0),
+    )
     runs = [
         {"validation": [right] * v + [wrong] * (4 - v), "test": [right] * t + [wrong] * (10 - t)}
         for v, t in ((1, 5), (3, 9))
