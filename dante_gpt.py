@@ -62,7 +62,9 @@ class Config:
     """The model and its training: 2.3 M parameters, most in embeddings of pairs and triples."""
 
     seed: int = 0
-    steps: int = option(3000, "gradient steps; by default at most 37 passes over the text")
+    steps: int = option(
+        3000, f"gradient steps, fewer for a short text: at most {MAX_PASSES} passes"
+    )
     batch_size: int = option(8, "blocks in a batch")
     block_size: int = option(256, "characters of context: about six verses")
     n_layer: int = option(4, "transformer blocks")

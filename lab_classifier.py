@@ -7,8 +7,8 @@ choice of classifier:
 - [CLS]: the last hidden state of the first token. This encoder was not trained to use it.
 - mean: the mean of the last hidden states. Every word counts, but information that a classifier
   needs may be lost in the last layer.
-- layers: mean and maximum over the tokens of every layer. The lower layers still represent the
-  words, and a maximum keeps a single word that a mean would dilute.
+- layers: mean and maximum over the tokens of every layer. The lower layers may still
+  represent the words, and a maximum keeps a single word that a mean would dilute.
 
 A linear model of the counts of words and pairs of words (TF-IDF) is in the same table.
 
@@ -230,12 +230,12 @@ def print_table(rows: list[Row], labels: dict[str, np.ndarray]) -> None:
     """Print accuracy and macro-F1, the mean F1 of the labels, of each row."""
     print(f"\n{'':53}validation        test")
     print(f"{'features':10}{'classifier':31}{'setting':12}  accuracy  accuracy  macro-F1")
-    occurring = np.unique(labels["test"])  # the same mean for every row
+    numbers = np.unique(labels["train"])  # of all labels, so that the means can be compared
     for row in rows:
         scores = (
             accuracy_score(labels["validation"], row.validation),
             accuracy_score(labels["test"], row.test),
-            f1_score(labels["test"], row.test, labels=occurring, average="macro", zero_division=0),
+            f1_score(labels["test"], row.test, labels=numbers, average="macro", zero_division=0),
         )
         print(f"{row.features:10}{row.classifier:31}{row.setting:12}", end="")
         print("".join(f"{score:10.4f}" for score in scores))
@@ -244,9 +244,7 @@ def print_table(rows: list[Row], labels: dict[str, np.ndarray]) -> None:
 def print_report(row: Row, labels: np.ndarray, names: list[str]) -> None:
     """Print precision, recall and F1 of each label on the test texts."""
     print(f"\n{row.features}, {row.classifier}")
-    occurring = np.unique(labels)
-    target_names = [names[label] for label in occurring]
-    options = {"labels": occurring, "target_names": target_names, "zero_division": 0.0}
+    options = {"labels": range(len(names)), "target_names": names, "zero_division": 0.0}
     print(classification_report(labels, row.test, digits=4, **options))
 
 
@@ -276,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset, splits = lab_data.load_or_docstrings(
         arguments, "emotion", lab_data.load_labelled_texts
     )
-    splits = lab_data.hold_out(splits, seed)
+    splits = lab_data.hold_out_texts(splits, seed)
     folder = pretrained.find_model(arguments.model, pretrained.ENCODER, MODEL)
     splits = remove_leaks(splits)
     size = QUICK_TEXTS if arguments.quick else MAX_TEXTS
@@ -289,6 +287,7 @@ def main(argv: list[str] | None = None) -> int:
     model = pretrained.load(AutoModel, folder).to(common.select_device(arguments.device))
     poolings = dict(POOLINGS)
     if tokenizer.cls_token_id is None:  # as in GPT-2, whose first token sees no other
+        common.note("this model has no [CLS], so its rows are left out")
         del poolings["[CLS]"]
     encoded = {name: lab_common.encode(model, tokenizer, texts[name], poolings) for name in SPLITS}
 

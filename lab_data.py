@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import inspect
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -239,7 +240,7 @@ def load_labelled_texts(dataset: str, folder: Path | None) -> dict[str, pd.DataF
     if folder is not None:
         common.check_folder(folder, "train.csv", "test.csv")
         paths = {name: folder / f"{name}.csv" for name in SPLITS}
-        return {name: read_table(path) for name, path in paths.items() if path.exists()}
+        return {name: read_table(path) for name, path in paths.items() if os.path.lexists(path)}
     if dataset == "docstrings":
         return {
             name: pd.DataFrame(
@@ -258,7 +259,7 @@ def load_labelled_texts(dataset: str, folder: Path | None) -> dict[str, pd.DataF
     raise common.ScriptError(f"{dataset}: --dataset takes {known} or a CSV file")
 
 
-def hold_out(splits: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
+def hold_out_texts(splits: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
     """Split off a tenth of the training texts for a missing test split, then for validation."""
     splits = dict(splits)
     generator = np.random.default_rng(seed)
@@ -405,12 +406,12 @@ def load_questions(dataset: str, folder: Path | None) -> dict[str, list[Question
     if folder is not None:
         common.check_folder(folder, "train.jsonl", "test.jsonl")
         paths = {name: folder / f"{name}.jsonl" for name in SPLITS}
-        return {name: read_questions(path) for name, path in paths.items() if path.exists()}
+        return {name: read_questions(path) for name, path in paths.items() if os.path.lexists(path)}
     if dataset == "docstrings":
         docstrings = split_docstrings(by="group")
         return {name: make_questions(rows, seed=0) for name, rows in docstrings.items()}
     splits = {}
-    # the test sets of the others have no public answers
+    # commonsense_qa and swag publish no answers for their test sets
     for name in SPLITS if dataset == "openbookqa" else ("train", "validation"):
         table = hub_table(MULTIPLE_CHOICE[dataset], name)
         convert = from_swag if dataset == "swag" else parse_question

@@ -3,8 +3,8 @@
 Each choice gets a score, and the choice with the highest score is the answer. The rows of the table
 compute the score in different ways:
 
-- cosine: the cosine similarity of question and choice in a frozen encoder. Nothing is trained. On
-  OpenBookQA it helps little, where wrong choices are about the same topic.
+- cosine: the cosine similarity of question and choice in a frozen encoder. Nothing is trained. It
+  helps little on OpenBookQA, because the wrong choices are about the same topic.
 - ranker: an MLP on the frozen features of question and choice. The margin ranking loss only asks
   that the right choice scores higher than a wrong one by a margin.
 - ranker, question not shown: the same, on the features of the choice alone. It measures how well

@@ -432,7 +432,8 @@ def check_one_direction(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise `ScriptError` for a tokenizer that needs the names of two languages, such as NLLB's."""
     if hasattr(tokenizer, "src_lang"):
         raise common.ScriptError(
-            "this model needs the names of two languages; use a model for one pair of languages"
+            f"{tokenizer.name_or_path}: this model needs the names of two languages; "
+            "use a model for one pair of languages"
         )
 
 

@@ -81,8 +81,8 @@ class Task02LSTM(nn.Sequential):
 class GRUEncoder(nn.Module):
     """An MLP that also gets the last hidden states of GRUs: (batch, inputs) to (batch,).
 
-    One GRU reads the last two hours, another one the past days; each is there if asked for. The
-    readings are differences from the last one, so that of the last reading itself is 0.
+    `hours` adds a GRU over the last two hours, and `days` one over the past days. The inputs must
+    be differences from the last reading, so the last difference of the two hours is 0.
     """
 
     def __init__(

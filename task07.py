@@ -12,7 +12,7 @@ than the context, and it may be wrong.
     python task07.py
     python task07.py --extractive-model DIR --generative-model DIR        other models
 
-Takes seconds after downloads of 261 MB and 993 MB. Expect "Leonardo da Vinci" twice.
+Takes seconds after downloads of 261 MB and 993 MB. Expect the extracted answer "Leonardo da Vinci".
 """
 
 from __future__ import annotations

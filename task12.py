@@ -97,7 +97,7 @@ def corpus_score(metric: Metric, predictions: list[str], references: References)
 def smoothed_bleu(predictions: list[str], references: References) -> dict[str, Any]:
     """Compute BLEU from 0 to 100, smoothed, so that one zero precision does not make it 0.
 
-    A text of fewer than four words has a BLEU of 0 nevertheless.
+    A text of fewer than four tokens has a BLEU of 0 nevertheless.
     """
     return corpus_score(BLEU(), predictions, references)
 

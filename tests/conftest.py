@@ -18,6 +18,7 @@ import common
 import lab_common
 import pretrained
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import settings
@@ -50,6 +51,11 @@ def load_pair(folder: Path, auto_class: Any = None) -> ModelAndTokenizer:
         if config.get("is_encoder_decoder"):
             auto_class = AutoModelForSeq2SeqLM
     return pretrained.load(auto_class, folder), pretrained.load(AutoTokenizer, folder)
+
+
+def text_table(texts: str, labels: str) -> pd.DataFrame:
+    """Return texts, separated by commas, and labels, separated by spaces, as a table."""
+    return pd.DataFrame({"text": texts.split(","), "label": labels.split()})
 
 
 @pytest.fixture(autouse=True)

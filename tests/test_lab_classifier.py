@@ -11,7 +11,6 @@ from unittest.mock import Mock
 import common
 import lab_classifier
 import lab_common
-import lab_data
 import task07
 from lab_classifier import fit_linear, fit_mlp
 from lab_data import SPLITS
@@ -21,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import load_pair
+from conftest import load_pair, text_table
 from sklearn.metrics import accuracy_score
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -30,15 +29,11 @@ Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
 WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
 
 
-def table(texts: str, labels: str) -> pd.DataFrame:
-    return pd.DataFrame({"text": texts.split(","), "label": labels.split()})
-
-
 def test_leaks_are_counted_and_removed(capsys: Capture) -> None:
     splits = {
-        "train": table("a b,A  b,c,d,e", "x y x x x"),
-        "validation": table("C,f,g", "x x y"),
-        "test": table("f,d ,h", "x x x"),
+        "train": text_table("a b,A  b,c,d,e", "x y x x x"),
+        "validation": text_table("C,f,g", "x x y"),
+        "test": text_table("f,d ,h", "x x x"),
     }
     kept = [rows["text"].tolist() for rows in lab_classifier.remove_leaks(splits).values()]
     assert kept == [["a b", "A  b", "e"], ["C", "g"], ["f", "d ", "h"]]
@@ -47,46 +42,11 @@ def test_leaks_are_counted_and_removed(capsys: Capture) -> None:
     assert re.findall(r"left out: (\d)\n", out) == ["2", "1"]
 
 
-def test_labels_are_numbered_and_named() -> None:
-    four = lab_data.LABELS["ag_news"]
-    numbers, names = lab_data.encode_labels({"train": table("a,b,c,d", "3 1 2 0")}, four)
-    assert (numbers["train"].tolist(), names) == ([3, 1, 2, 0], [*four])
-    splits = {"train": table("a,b,c", "0 10 9")}  # of another data set
-    numbers, names = lab_data.encode_labels(splits, four)
-    assert (numbers["train"].tolist(), names) == ([0, 2, 1], ["0", "9", "10"])
-    with pytest.raises(common.ScriptError, match="no training text has the label '7' of the test "):
-        lab_data.encode_labels(splits | {"test": table("e", "7")}, four)
-
-
 @pytest.mark.parametrize("texts", [["a a", "b a"], ["\N{GRINNING FACE} \N{CAT}", "\N{CAT}"]])
 def test_texts_without_words_have_features(texts: list[str]) -> None:
     features = lab_classifier.word_features(dict.fromkeys(SPLITS, texts))["test"]
     assert features.shape[0] == 2
     assert abs(features[0] - features[1]).sum() > 0
-
-
-def test_all_labels_are_drawn_with_about_their_frequencies() -> None:
-    rows = table(",".join(map(str, range(1000))), "a " * 700 + "b " * 295 + "c d e f g")
-    for seed in range(20):
-        drawn = lab_data.sample_rows(rows, 100, seed)
-        counts = drawn["label"].value_counts()
-        assert drawn.index.is_monotonic_increasing
-        assert len(drawn) == 100
-        assert set(counts.index) == set("abcdefg")
-        assert (counts["a"], counts["b"]) == (pytest.approx(67, abs=2), pytest.approx(28, abs=2))
-    assert len(lab_data.sample_rows(rows, 3, 0)) == 7
-
-
-@pytest.mark.parametrize("name", ["reviews.csv", "REVIEWS.CSV"])
-def test_one_csv_file_is_split(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    rows = table(",".join(map(str, range(50))), "a b " * 20 + "c d e f g h i j k l")
-    rows.to_csv(path, index=False)
-    for seed in range(3):
-        splits = lab_data.hold_out(lab_data.load_labelled_texts(str(path), None), seed)
-        assert [len(splits[name]) for name in SPLITS] == [41, 4, 5]
-        assert len(set().union(*(rows["text"] for rows in splits.values()))) == 50
-        assert set(splits["train"]["label"]) == set("abcdefghijkl")
 
 
 @pytest.mark.parametrize("labels", [
@@ -160,7 +120,7 @@ def make_splits() -> dict[str, pd.DataFrame]:
         labels = generator.choice(["bad", "good", "good"], 60)
         words = np.where(generator.random(60) < 0.5, labels, generator.choice(WORDS, 60))
         texts = ",".join(f"{name}{i} {word}" for i, word in enumerate(words))
-        splits[name] = table(texts, " ".join(labels))
+        splits[name] = text_table(texts, " ".join(labels))
     return splits
 
 

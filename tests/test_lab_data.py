@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from checkpoints import COMMIT
-from conftest import Server
+from conftest import Server, text_table
 from huggingface_hub import constants, snapshot_download
 
 Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
@@ -198,3 +198,38 @@ def test_docstrings_are_split_by_group_or_module_and_choices_are_of_one_module(
     for question in questions:
         assert len(set(question.choices)) == 4
         assert len({modules[choice] for choice in question.choices}) == 1
+
+
+def test_labels_are_numbered_and_named() -> None:
+    four = lab_data.LABELS["ag_news"]
+    numbers, names = lab_data.encode_labels({"train": text_table("a,b,c,d", "3 1 2 0")}, four)
+    assert (numbers["train"].tolist(), names) == ([3, 1, 2, 0], [*four])
+    splits = {"train": text_table("a,b,c", "0 10 9")}  # of another data set
+    numbers, names = lab_data.encode_labels(splits, four)
+    assert (numbers["train"].tolist(), names) == ([0, 2, 1], ["0", "9", "10"])
+    with pytest.raises(common.ScriptError, match="no training text has the label '7' of the test "):
+        lab_data.encode_labels(splits | {"test": text_table("e", "7")}, four)
+
+
+def test_all_labels_are_drawn_with_about_their_frequencies() -> None:
+    rows = text_table(",".join(map(str, range(1000))), "a " * 700 + "b " * 295 + "c d e f g")
+    for seed in range(20):
+        drawn = lab_data.sample_rows(rows, 100, seed)
+        counts = drawn["label"].value_counts()
+        assert drawn.index.is_monotonic_increasing
+        assert len(drawn) == 100
+        assert set(counts.index) == set("abcdefg")
+        assert (counts["a"], counts["b"]) == (pytest.approx(67, abs=2), pytest.approx(28, abs=2))
+    assert len(lab_data.sample_rows(rows, 3, 0)) == 7
+
+
+@pytest.mark.parametrize("name", ["reviews.csv", "REVIEWS.CSV"])
+def test_one_csv_file_is_split(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    rows = text_table(",".join(map(str, range(50))), "a b " * 20 + "c d e f g h i j k l")
+    rows.to_csv(path, index=False)
+    for seed in range(3):
+        splits = lab_data.hold_out_texts(lab_data.load_labelled_texts(str(path), None), seed)
+        assert [len(splits[name]) for name in lab_data.SPLITS] == [41, 4, 5]
+        assert len(set().union(*(rows["text"] for rows in splits.values()))) == 50
+        assert set(splits["train"]["label"]) == set("abcdefghijkl")
