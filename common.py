@@ -64,8 +64,8 @@ def run(main: Callable[[], int]) -> int:
     `ScriptError` or an error of the operating system such as a full disk. Those errors are printed
     as one line on standard error. Any other exception is a bug and keeps its traceback.
     """
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Python's shutdown takes a while
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else its processes would live on
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # no traceback at shutdown
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops workers too
     try:
         prepare_process()
         code = main()
@@ -133,11 +133,12 @@ def checkpoint_errors(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         name = type(error).__name__
-        raise ScriptError(f"{folder}: this model failed ({name}: {first_line(error)})") from error
+        message = f"{folder}: this model failed ({name}: {first_line(error)}); use another model"
+        raise ScriptError(message) from error
 
 
 def finite(value: float, name: str) -> float:
-    """Return a number. Raises `ScriptError` with its name if it is infinite or not a number."""
+    """Return `value`. Raises `ScriptError` with `name` and `value` if it is not finite."""
     if not math.isfinite(value):
         raise ScriptError(f"{name} is {value}, not a finite number; use other data or settings")
     return value
@@ -205,9 +206,9 @@ def argument_parser(docstring: str, *options: str, **models: str) -> argparse.Ar
 def seed_everything(seed: int) -> None:
     """Seed the generators of Python, NumPy and torch, and choose deterministic algorithms.
 
-    An operation that has none on the device only causes a warning.
+    An operation without a deterministic algorithm on the device only causes a warning.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is random without it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # True costs time
     random.seed(seed)
@@ -435,8 +436,8 @@ def read_csv(path: Path) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex):  # pandas made surplus cells the index
         raise ScriptError(f"{path}: not a CSV file (row 2 has more cells than the header)")
     names = next(csv.reader([header], delimiter=separator))
-    if len(set(names)) < len(names):  # pandas would rename the second one
-        raise ScriptError(f"{path}: row 1: two columns have the same name")
+    if repeated := [name for name in names if names.count(name) > 1]:  # pandas would rename one
+        raise ScriptError(f"{path}: row 1: two columns are named {repeated[0]!r}; rename one")
     return table.rename(columns=str.strip)
 
 

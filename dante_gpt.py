@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 TRAIN_FRACTION = 0.9  # of the text, from its beginning; the rest is the validation text
-STRIDE = 32  # characters between two windows of the evaluation
+STRIDE = 32  # characters from the start of one evaluation window to the start of the next
 EVALUATIONS = 10  # during a run; each saves a checkpoint
 NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # baselines for the loss
 QUICK_STEPS = 100  # of --quick
@@ -115,7 +115,7 @@ class CausalSelfAttention(nn.Module):
         self.output = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x: torch.Tensor, rotation: torch.Tensor, cache: Cache | None) -> torch.Tensor:
-        """(batch, time, n_embd) to the same. `x` follows the characters in `cache`."""
+        """Return the attention output, (batch, time, n_embd). `x` follows the text in `cache`."""
         batch, time, n_embd = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.n_head, n_embd // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (batch, head, time, size) each
@@ -123,8 +123,8 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (batch, head, time so far, size) each
         is_causal = time == k.shape[-2]  # a single new position sees all others
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
-        y = y.transpose(1, 2).reshape(batch, time, n_embd)  # the heads side by side
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)  # the shape of q
+        y = y.transpose(1, 2).reshape(batch, time, n_embd)  # the heads are joined
         return self.output(y)
 
 
@@ -132,7 +132,7 @@ class ChannelDropout(nn.Dropout):
     """Dropout of whole channels of (batch, time, channel): few random numbers, so fast on a CPU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, time, channel) to the same."""
+        """Apply dropout: (batch, time, channel) to (batch, time, channel)."""
         if not self.training or self.p == 0:
             return x
         kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.p
@@ -150,7 +150,7 @@ class Block(nn.Module):
         self.dropout = ChannelDropout(config.dropout)
 
     def forward(self, x: torch.Tensor, rotation: torch.Tensor, cache: Cache | None) -> torch.Tensor:
-        """(batch, time, n_embd) to the same."""
+        """Apply attention and feed-forward: (batch, time, n_embd) to (batch, time, n_embd)."""
         x = x + self.dropout(self.attention(norm(x), rotation, cache))
         hidden = self.up(norm(x)).relu().square()  # (batch, time, 4 * n_embd), a squared ReLU
         return x + self.dropout(self.down(hidden))
@@ -196,7 +196,7 @@ class GPT(nn.Module):
         """
         text = torch.cat([last_two, tokens], dim=1)  # (batch, 2 + time)
         pairs = self.vocabulary * text[:, 1:-1] + tokens  # (batch, time)
-        triples = self.vocabulary**2 * text[:, :-2] + pairs
+        triples = self.vocabulary**2 * text[:, :-2] + pairs  # (batch, time)
         first_triple = self.vocabulary + self.pair_rows
         rows = [
             tokens,
@@ -204,15 +204,16 @@ class GPT(nn.Module):
             first_triple + triples % HASH_ROWS,
         ]
         parts = self.embedding(torch.stack(rows))  # (3, batch, time, n_embd)
-        if self.training and self.config.dropout:  # else the model learns the triples by heart
+        if self.training and self.config.dropout:  # else the model memorises the triples
             kept = torch.rand(len(tokens), 1, 1, device=tokens.device) >= NGRAM_DROPOUT
-            parts = torch.cat([parts[:1], parts[1:] * kept])
-        return parts.sum(0)
+            parts = torch.cat([parts[:1], parts[1:] * kept])  # (3, batch, time, n_embd)
+        return parts.sum(0)  # (batch, time, n_embd)
 
     def forward(self, tokens: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         """Return the logits of the next character: (batch, time) to (batch, time, vocabulary).
 
-        With a cache, to which they are added, `tokens` are the first ones of a text or the next.
+        With an empty cache, `tokens` is the beginning of a text. With a filled cache, it is the
+        single next character. The cache then includes it.
         """
         start = 0 if cache is None else cache.length
         last_two = tokens.new_zeros(len(tokens), 2) if cache is None else cache.last_two
@@ -329,7 +330,7 @@ class Training:
         common.keep_freed_memory()
 
     def step(self, step: int) -> float:
-        """Train on one batch and return its loss. Its random numbers depend on the step alone."""
+        """Train on one batch and return its loss. Its random numbers depend on seed and step."""
         config = self.config
         seed = np.random.SeedSequence([config.seed, step]).generate_state(1)[0]
         torch.manual_seed(int(seed))  # of the dropout
@@ -408,7 +409,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
 def generate(
     model: GPT, prompt: list[int], temperature: float, top_k: int, seed: int
 ) -> Iterator[int]:
-    """Yield characters that continue the prompt, without end.
+    """Yield the numbers of the characters that continue the prompt, without end.
 
     At temperature 0 each is the most likely one. Otherwise it is sampled from the `top_k` most
     likely ones, with the logits divided by the temperature.
@@ -469,14 +470,23 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         kind = common.in_range(int, 1, 10**9) if is_integer else common.in_range(float, 0, 0.9)
         text = f"{each.metadata['help']} (default: {each.default})"
         parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, help=text)
-    parser.add_argument("--out-dir", type=Path, metavar="DIR", help="folder of the run")
+    parser.add_argument(
+        "--out-dir", type=Path, metavar="DIR", help="folder of the checkpoint and the loss curve"
+    )
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="continue the run in its folder")
-    either.add_argument("--generate", action="store_true", help="write with the run in its folder")
+    either.add_argument(
+        "--generate", action="store_true", help="write text with the model in its folder"
+    )
     parser.add_argument("--prompt", default="", help="beginning of the text to write")
     for name, kind, default, text in (
         ("--length", common.in_range(int, 0, 10**9), SAMPLE_LENGTH, "characters to write"),
-        ("--temperature", common.temperature, TEMPERATURE, "0: no sampling"),
+        (
+            "--temperature",
+            common.temperature,
+            TEMPERATURE,
+            "divisor of the logits; 0: the likeliest",
+        ),
         ("--top-k", common.in_range(int, 1, 10**6), TOP_K, "sample among the k most likely"),
     ):
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default: {default})")
@@ -495,7 +505,10 @@ def make_config(arguments: argparse.Namespace, saved: Config | None, length: int
     values = ((each.name, getattr(arguments, each.name)) for each in fields(Config))
     config = replace(saved or Config(), **{k: v for k, v in values if v is not None})
     if saved and config != saved:
-        raise common.ScriptError(f"--resume continues a run with other options: {saved}")
+        raise common.ScriptError(
+            f"--resume: the saved run has other options, {saved}; "
+            "give the same ones or leave out --resume"
+        )
     if saved is None and arguments.steps is None:
         passes = MAX_PASSES * length // (config.batch_size * config.block_size)
         steps = QUICK_STEPS if arguments.quick else config.steps

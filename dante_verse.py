@@ -22,7 +22,7 @@ def ngram_loss(train: str, validation: str, order: int) -> float:
 
     The probabilities are smoothed as Witten and Bell (1991) do: after a context seen n times with t
     distinct successors, the model of the next shorter context gets the weight t / (n + t). The
-    shortest context falls back on equal probabilities. `order` is the n of n-gram.
+    shortest context falls back on equal probabilities. `order` is the length of the n-grams.
     """
     text, losses = train + validation, []
     vocabulary_size = len(set(text))
@@ -71,7 +71,7 @@ def copied_fraction(text: str, source: str) -> float:
     return fraction(text[start : start + COPY_LENGTH] in known for start in starts)
 
 
-def known_words(text: str, source: str) -> float:
+def known_word_fraction(text: str, source: str) -> float:
     """Return the fraction of the words of `text` that occur in `source`, with equal accents."""
     words, source_words = (re.findall("[^\\W\\d_]+`?", normalise(each)) for each in (text, source))
     vocabulary = set(source_words)
@@ -88,7 +88,7 @@ def count_syllables(verse: str) -> int:
     return len(re.findall("[aeiou`]+", letters)) + letters.endswith("`")
 
 
-def hendecasyllables(text: str) -> float:
+def hendecasyllable_fraction(text: str) -> float:
     """Return the fraction of the verses with 11 syllables, without the headings of cantos."""
     verses = [line for line in text.splitlines() if line.strip() and "Canto " not in line]
     return fraction(count_syllables(verse) == 11 for verse in verses)
@@ -100,7 +100,7 @@ def rhyme(verse: str) -> str:
     return re.findall("[aeiou]`$|[aeiou][^aeiou`]*[aeiou]?[^aeiou`]*$|$", letters)[0]
 
 
-def terza_rima(text: str) -> float:
+def terza_rima_fraction(text: str) -> float:
     """Return the fraction of tercets in terza rima, the rhyme scheme ABA BCB CDC.
 
     A tercet is a group of three verses between blank lines that is followed by another group. Its
@@ -117,9 +117,9 @@ def measure(text: str, train: str) -> dict[str, str]:
     return {
         "longest copy from the training text": str(len(longest_copy(text, train))),
         f"stretches of {COPY_LENGTH} characters copied": f"{copied_fraction(text, train):.1%}",
-        "words that the training text has": f"{known_words(text, train):.1%}",
-        "verses of eleven syllables": f"{hendecasyllables(text):.1%}",
-        "tercets in terza rima": f"{terza_rima(text):.1%}",
+        "words that the training text has": f"{known_word_fraction(text, train):.1%}",
+        "verses of eleven syllables": f"{hendecasyllable_fraction(text):.1%}",
+        "tercets in terza rima": f"{terza_rima_fraction(text):.1%}",
     }
 
 

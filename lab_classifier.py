@@ -4,7 +4,7 @@ An encoder turns each text into features once. Only a small classifier is traine
 logistic regression, or an MLP with one hidden layer. The choice of features matters more than the
 choice of classifier:
 
-- [CLS]: the last hidden state of the first token. This encoder was not trained to use it.
+- [CLS]: the last hidden state of the first token. The bundled encoder was trained with the mean.
 - mean: the mean of the last hidden states. Every word counts, but information that a classifier
   needs may be lost in the last layer.
 - layers: mean and maximum over the tokens of every layer. The lower layers may still
@@ -71,10 +71,10 @@ POOLINGS = {
 CHUNK = 1000  # texts whose features are averaged at a time
 SVM, SVM_C = LinearSVC(), (0.1, 0.3, 1.0)  # a smaller C keeps the weights smaller
 LOGISTIC, LOGISTIC_C = LogisticRegression(tol=3e-3, max_iter=1000), (0.001, 0.003, 0.01)
-DROPOUT = (0.3, 0.6)
-HIDDEN_SIZE = 256
-MLP_EPOCHS, MLP_BATCH, MLP_RATE = 10, 128, 1e-3
-TUNING_EPOCHS, TUNING_BATCH, TUNING_RATE = 3, 32, 2e-4
+DROPOUT = (0.3, 0.6)  # of the MLP
+HIDDEN_SIZE = 256  # units of the MLP's hidden layer
+MLP_EPOCHS, MLP_BATCH, MLP_RATE = 10, 128, 1e-3  # batches of texts, learning rate
+TUNING_EPOCHS, TUNING_BATCH, TUNING_RATE = 3, 32, 2e-4  # the same for --finetune
 
 Predict = Callable[[Any], np.ndarray]  # features (texts, width) to labels (texts,)
 Fit = Callable[[Any, np.ndarray, bool, float], Predict]  # features, labels, weighted?, setting
@@ -158,7 +158,7 @@ def choose(
     fit: Fit, settings: tuple[float, ...], inputs: dict[str, Any], labels: dict[str, np.ndarray],
     weighted: bool, seed: int,
 ) -> tuple[float, Predict]:  # fmt: skip
-    """Fit with each setting; return the one with the highest accuracy on the validation texts."""
+    """Fit with each setting; return the best one on the validation texts and its `predict`."""
     fitted = []
     for setting in settings:
         common.seed_everything(seed)

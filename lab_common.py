@@ -38,8 +38,8 @@ VERSES = common.DATA / "verses.txt"  # verses in terza rima, written for this pr
 def clean_text(text: str) -> str:
     """Return a text without trailing whitespace, or the Inferno alone if it is in the text.
 
-    HTML pages become plain text. The edition with the published figures is cut out, from its first
-    verse to its last: the file has a head and a foot, or is a page.
+    HTML pages become plain text. If the text contains the edition of RESULTS.md, only the poem is
+    returned, without the header and the footer of the file.
     """
     if re.match(r"\s*<(!doctype|html|pre)\b", text, re.IGNORECASE):
         preformatted = re.search(r"<pre\b[^>]*>(.*)</pre>", text, re.IGNORECASE | re.DOTALL)
@@ -95,7 +95,7 @@ def load_inferno(path: Path | None = None) -> str:
     if not text:
         raise common.ScriptError(f"{file}: the file is empty")
     if not is_inferno(text) and file != VERSES:
-        common.note(f"{file}: not the edition of the Inferno that the published figures are for")
+        common.note(f"{file}: not the edition of the Inferno used for the figures in RESULTS.md")
     elif len(whole) > 1.2 * len(text):  # more than the head and the foot of an etext
         common.note(f"{file}: only the Inferno is used, {len(text):,} of {len(whole):,} characters")
     return text
@@ -124,9 +124,10 @@ def mean_pooling(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> torch.
 
 
 def all_layers_pooling(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> torch.Tensor:
-    """Return mean and maximum over the tokens of every layer: (batch, 2 * layers * width)."""
+    """Return mean and maximum over the tokens of every state: (batch, 2 * (layers + 1) * width)."""
     weights = mask / mask.sum(1, keepdim=True)  # (batch, time)
     is_padding = (mask == 0).unsqueeze(-1)  # (batch, time, 1)
+    # (batch, width) each
     means = [torch.einsum("btw,bt->bw", state, weights) for state in states]
     maxima = [state.masked_fill(is_padding, -torch.inf).amax(1) for state in states]
     return torch.cat([*means, *maxima], dim=-1)

@@ -96,9 +96,9 @@ def load_or_docstrings(
 ) -> tuple[str, T]:
     """Return the name of a data set and the result of `load(name, folder)`.
 
-    The name is that of the option --dataset, empty if --data names a folder, or else `default`. If
-    the default cannot be loaded, it is "docstrings", with a note on standard error. Raises
-    `ScriptError` if the options name two sources.
+    The name is that of --dataset. Without that option it is empty if --data names a folder, else
+    `default`. If the default cannot be loaded, the name is "docstrings", with a note on standard
+    error. Raises `ScriptError` if the options name two sources.
     """
     copied = {*CLASSIFICATION, *MULTIPLE_CHOICE, "scifact", None}  # a folder may have a copy
     if arguments.data and arguments.dataset not in copied:
@@ -112,7 +112,7 @@ def load_or_docstrings(
     try:
         return default, load(default, None)
     except common.ScriptError as error:
-        common.note(f"{error}. Meanwhile using the docstrings of installed libraries as data")
+        common.note(f"{error}. Using the docstrings of installed libraries instead")
         return "docstrings", load("docstrings", None)
 
 

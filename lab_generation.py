@@ -1,4 +1,4 @@
-"""Lab exercise 2.2: what greedy decoding, temperature, top-k and top-p do to the text of GPT-2.
+"""Lab exercise 2.2: the effect of greedy decoding, temperature, top-k and top-p on a text.
 
 Greedy decoding soon repeats itself: once a sentence has occurred twice, a third time is even more
 likely. So it has few distinct pairs of tokens (distinct-2), a long repeated sequence and a low

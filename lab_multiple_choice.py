@@ -57,10 +57,14 @@ MAX_QUESTIONS, QUICK_QUESTIONS = 5_000, 300  # of a split; larger splits are sam
 HELD_OUT = 0.1  # fraction of the groups of questions for validation, if it has no file
 GROUP_SIZE = 4  # questions about one fact in OpenBookQA; a group is not split
 SEEDS = 3  # rankers of each kind
-HIDDEN_SIZE = 512
+HIDDEN_SIZE = 512  # units of the hidden layer
 DROPOUT = (0.3, 0.5)
-MARGIN = 1.0
-RANKER_EPOCHS, RANKER_BATCH, RANKER_RATE = 20, 256, 1e-3  # a batch of pairs, one right, one wrong
+MARGIN = 1.0  # by which a right choice should score above a wrong one
+RANKER_EPOCHS, RANKER_BATCH, RANKER_RATE = (
+    20,
+    256,
+    1e-3,
+)  # a batch has 256 pairs of a right and a wrong choice
 TUNING_EPOCHS, TUNING_BATCH, TUNING_RATE = 3, 16, 1e-4  # a batch of questions
 
 Scores = list[np.ndarray]  # for each question: the scores of its choices
@@ -88,7 +92,7 @@ def hold_out(questions: list[Question], features: np.ndarray, seed: int) -> Spli
     """Split training questions into training and validation questions by groups.
 
     A group consists of questions with similar `features` (questions, width), so that few facts are
-    asked about on both sides. Raises `ScriptError` if there are too few questions.
+    batch_questions about on both sides. Raises `ScriptError` if there are too few questions.
     """
     if len(questions) < 2 * GROUP_SIZE:
         raise common.ScriptError(
@@ -133,7 +137,7 @@ def encode_normalised(
 
 
 def ranking_pairs(questions: list[Question]) -> np.ndarray:
-    """Return the rows of a right and of a wrong choice of each question: (pairs, 2)."""
+    """Return row numbers of the right choice with each wrong choice of its question: (pairs, 2)."""
     pairs, start = [], 0
     for question in questions:
         wrong = (index for index in range(len(question.choices)) if index != question.answer)
@@ -219,11 +223,12 @@ def finetune(
     train = questions["train"]
 
     def batch_loss(batch: list[int]) -> torch.Tensor:
-        asked = [train[index] for index in batch]
-        scores = joint_scores(model, tokenizer, asked).split([len(each.choices) for each in asked])
+        batch_questions = [train[index] for index in batch]
+        counts = [len(question.choices) for question in batch_questions]
+        scores = joint_scores(model, tokenizer, batch_questions).split(counts)
         losses = [
             each.logsumexp(0) - each[question.answer]
-            for each, question in zip(scores, asked, strict=True)
+            for each, question in zip(scores, batch_questions, strict=True)
         ]
         return torch.stack(losses).mean()
 
@@ -248,7 +253,7 @@ def sum_of_scores(runs: list[dict[str, Scores]]) -> Scores:
 def mcnemar(first: Scores, second: Scores, questions: list[Question]) -> float:
     """Return the p-value of McNemar's exact test: are two ways of answering equally accurate?
 
-    Only the questions count that one of them answers right and the other wrong.
+    Only questions that exactly one of them answers right count.
     """
     pairs = zip(first, second, questions, strict=True)
     outcomes = [(is_right(a, each.answer), is_right(b, each.answer)) for a, b, each in pairs]
@@ -257,7 +262,7 @@ def mcnemar(first: Scores, second: Scores, questions: list[Question]) -> float:
 
 
 def print_table(rows: dict[str, list[dict[str, Scores]]], questions: Splits) -> None:
-    """Print mean and standard deviation of the accuracies of each row, which has runs by seed.
+    """Print mean and standard deviation of the accuracies of each row, with one run per seed.
 
     The 95 % confidence interval is that of the mean accuracy on so many test questions.
     """

@@ -2,8 +2,8 @@
 
 - BM25 scores a document by the words it shares with the claim. Rare words count more, and words in
   long documents count less.
-- Dense retrieval scores it by the cosine similarity of their features in an encoder, [CLS] or the
-  mean over the tokens. It also finds other wordings.
+- Dense retrieval scores a document by the cosine similarity of its features and the claim's. The
+  features are [CLS] or the mean over the tokens. So documents in other words are found too.
 - A fine-tuned encoder is trained to put each training claim closer to its own abstracts than to all
   others. Only the vectors of the claims change. Those of the abstracts are computed once.
 - Fusion is a weighted sum of the standardised scores of BM25 and of an encoder.
@@ -54,7 +54,7 @@ K1 = (0.9, 1.2, 1.5, 2.0)  # of BM25; with a smaller k1 repeated words count les
 B = (0.4, 0.75, 0.9)  # of BM25; with a larger b long documents count less
 RANK_CONSTANT = 60  # of reciprocal rank fusion, the value of its authors
 WEIGHTS = [round(0.05 * step, 2) for step in range(21)]  # of BM25 in a weighted sum
-EPOCHS, BATCH, RATE = 6, 32, 2e-4
+EPOCHS, BATCH, RATE = 6, 32, 2e-4  # epochs and rate: the best on held-out training claims
 TEMPERATURE = 0.03  # divides the cosines, which without it differ too little for a softmax
 SHOWN = 5  # documents printed for --query
 

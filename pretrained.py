@@ -113,7 +113,8 @@ def fetch_model(name: str, weights: bool = True) -> Path:
     with common.hub_errors(name) as page:
         if folder := snapshot(name, weights):
             return folder
-        raise common.ScriptError(f"{page} has no weights for PyTorch")
+        missing = "PyTorch weights or a tokenizer" if weights else "a tokenizer"
+        raise common.ScriptError(f"{page} lacks {missing}")
 
 
 # --- 2. Bundled models --------------------------------------------------------------------------

@@ -91,7 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     common.keep_freed_memory()
     torch.set_num_threads(1)  # the matrices are too small to be worth sharing between threads
     model = common.ConsumptionLSTM().to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, fused=True)  # one call a step
+    # fused: one kernel updates all weights, which is faster
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, fused=True)
     for epoch in range(1, 1 + (1 if arguments.quick else EPOCHS)):
         loss = train_epoch(model, train_set, BATCH_SIZE, optimizer)
         print(f"Epoch {epoch}, Average MSE loss: {loss}", flush=True)

@@ -1,10 +1,10 @@
 """Task 03: experiments towards a better model of the electricity consumption.
 
-The table compares baselines, the LSTM of task 02, and networks that each change one thing. Every
-network is trained from three seeds; the table gives mean and standard deviation of their errors.
-The winner has the lowest mean error on the last 15 % of the training years. It is trained again on
-2011 to 2013, and its three networks are averaged. The test year 2014 is used once per row, after
-every choice is made.
+The table compares baselines, the LSTM of task 02, and networks, most of which change one thing.
+Every network is trained from three seeds; the table gives mean and standard deviation of their
+errors. The winner has the lowest mean error on the last 15 % of the training years. It is trained
+again on 2011 to 2013, and its three networks are averaged. The test year 2014 is used once per row,
+after every choice is made.
 
 The last four networks are recurrent. One is the LSTM of task 02, trained on changes with another
 schedule. The others add GRUs to the best MLP. A GRU reads the last two hours, or the past days.
@@ -179,7 +179,7 @@ class Samples(NamedTuple):
     targets: np.ndarray  # (rows,)
 
     def part(self, rows: slice | np.ndarray) -> Samples:
-        """Return some of the rows."""
+        """Return the samples at `rows`, a slice or an array of indices."""
         return Samples(*(column[rows] for column in self))
 
 
@@ -239,7 +239,7 @@ class Forecaster:
         return self.predict_each(samples).mean(0)
 
     def parameter_count(self) -> str:
-        """Return the number of parameters of a network; the other models have none to compare."""
+        """Return the parameter count of a network as text, or "-" for any other model."""
         if not isinstance(self.models[0], nn.Module):
             return "-"
         return f"{sum(parameter.numel() for parameter in self.models[0].parameters()):,}"
@@ -429,7 +429,9 @@ def load_forecaster(path: Path, device: torch.device) -> Forecaster:
             forecaster.models.append(network)
         forecaster.predict(sample)  # raises ValueError if there are no networks
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        message = f"{path}: not a file written by --save ({common.first_line(error)})"
+        message = (
+            f"{path}: not a file written by --save ({common.first_line(error)}); name another file"
+        )
         raise common.ScriptError(message) from error
     return forecaster
 
@@ -442,12 +444,12 @@ def roll_forward(
     `past` is (rows, HISTORY), and `times` (rows,) are the times of the first forecasts. Returns
     (rows, steps).
     """
-    path = np.column_stack([past, np.zeros((len(past), steps), past.dtype)])
+    readings = np.column_stack([past, np.zeros((len(past), steps), past.dtype)])
     for step in range(steps):
-        window = path[:, step : step + HISTORY]
+        window = readings[:, step : step + HISTORY]
         now = times + pd.Timedelta(minutes=15 * step)
-        path[:, step + HISTORY] = forecaster.predict(Samples(window, now, window[:, -1]))
-    return path[:, HISTORY:]
+        readings[:, step + HISTORY] = forecaster.predict(Samples(window, now, window[:, -1]))
+    return readings[:, HISTORY:]
 
 
 def print_forecast(forecaster: Forecaster, data: pd.DataFrame, test: Samples, steps: int) -> None:
@@ -457,11 +459,11 @@ def print_forecast(forecaster: Forecaster, data: pd.DataFrame, test: Samples, st
     readings = roll_forward(forecaster, past, times[:1], steps)[0]  # (steps,)
     for moment, reading in zip(times, readings, strict=True):
         print(f"{moment}  {reading:7.4f}")
-    print("Each step builds on predictions, so the error grows at first. On the test data it is")
+    print("MSE of such forecasts on the test data (each step builds on earlier predictions):")
     starts = np.arange(0, len(test.targets) - max(HORIZONS), 7)  # step 7 visits every time of day
-    path = roll_forward(forecaster, test.past[starts], test.times[starts], max(HORIZONS))
+    forecasts = roll_forward(forecaster, test.past[starts], test.times[starts], max(HORIZONS))
     for horizon in HORIZONS:
-        errors = path[:, horizon - 1] - test.targets[starts + horizon - 1]
+        errors = forecasts[:, horizon - 1] - test.targets[starts + horizon - 1]
         print(f"{horizon:>3} quarter-hours ahead: MSE {np.mean(errors**2):.4f}")
 
 
@@ -472,8 +474,12 @@ def check_splits(train: pd.DataFrame, test: pd.DataFrame) -> None:
             f"the data have {len(train):,} rows for training and {len(test):,} for testing; "
             f"at least {2 * HISTORY:,} and {3 * DAY:,} are needed"
         )
-    if test["timestamp"].iloc[0] - train["timestamp"].iloc[-1] != pd.Timedelta(minutes=15):
-        raise common.ScriptError("the test data do not start 15 minutes after the training data")
+    end, start = train["timestamp"].iloc[-1], test["timestamp"].iloc[0]
+    if start - end != pd.Timedelta(minutes=15):
+        raise common.ScriptError(
+            f"the training data end at {end} and the test data start at {start}; "
+            "the test data must start 15 minutes after the training data"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

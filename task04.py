@@ -1,13 +1,13 @@
 """Task 04: summarise a text about the Eiffel Tower in at most 50 tokens.
 
-An encoder-decoder such as the T5 that the task names writes an abstractive summary, word by word.
+An encoder-decoder such as the T5 that the task names writes an abstractive summary, token by token.
 transformers 5 has no `pipeline("summarization")` any more. The script does the same in four steps:
 read the checkpoint's own settings for summaries, put its prefix before the text, generate with the
 task's limit of 50 tokens, and decode. The limit cuts the summary in the middle of a sentence, as in
 the output that the task shows.
 
-Where the T5 cannot be had, the bundled encoder makes an extractive summary of whole sentences of
-the text. Small models that write invent facts; an extractive summary is true to the text.
+If the T5 cannot be downloaded, the bundled encoder makes an extractive summary of whole sentences
+of the text. Small generative models may invent facts. An extractive summary is true to the text.
 
     python task04.py
     python task04.py --model bundled    an extractive summary

@@ -38,7 +38,7 @@ from transformers import (
 EXTRACTIVE_MODEL = "distilbert/distilbert-base-cased-distilled-squad"
 # Trained to follow instructions, among them those of SQuAD.
 GENERATIVE_MODEL = "google/flan-t5-base"
-WINDOW, OVERLAP = 384, 128  # tokens of a window on a long context, and of two windows' overlap
+WINDOW, OVERLAP = 384, 128  # tokens of a window (question and context), tokens two windows share
 MAX_ANSWER_LENGTH = 15  # tokens of an extracted answer
 MAX_NEW_TOKENS = 30  # of a generated answer
 QUESTION = "Who painted the Mona Lisa?"
@@ -72,8 +72,10 @@ def extract(
     question leaves no room for a context.
     """
     size = min(tokenizer.model_max_length, WINDOW)
-    if len(tokenizer(question)["input_ids"]) + OVERLAP >= size:
-        raise common.ScriptError(f"the question is too long; with a context it needs {size} tokens")
+    if (length := len(tokenizer(question)["input_ids"])) + OVERLAP >= size:
+        raise common.ScriptError(
+            f"the question has {length} tokens; at most {size - OVERLAP - 1} leave room for a text"
+        )
     windows = tokenizer(
         question,
         context,

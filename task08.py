@@ -1,4 +1,4 @@
-"""Task 08: tokenize customers' messages to a support team, to predict the risk of losing them.
+"""Task 08: tokenize messages to a support team, labelled by the risk of losing the customer.
 
 Label 1 is high risk, an unhappy customer; label 0 is low risk. The tokenizer is called once on all
 training texts, which returns a dictionary of tensors. The test texts are tokenized row by row with

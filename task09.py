@@ -1,6 +1,6 @@
 """Task 09: fine-tune an encoder to separate customers at high risk from customers at low risk.
 
-Four texts cannot teach a model what an unhappy customer writes. They can only map a distinction
+Four texts cannot teach a model the language of unhappy customers. They can only map a distinction
 that it already knows to the two labels. So training starts from an encoder that was fine-tuned for
 sentiment. The classification head of that model is replaced by a new one, because its label 1 is a
 happy text, while here label 1 is high risk.
@@ -163,7 +163,10 @@ def main(argv: list[str] | None = None) -> int:
     if folder.is_file():
         raise common.ScriptError(f"{folder}: is a file; choose another folder with --out-dir")
     if folder.exists() and not (is_saved_model(folder) or arguments.force):
-        raise common.ScriptError(f"{folder}: contains something else; --force replaces it")
+        raise common.ScriptError(
+            f"{folder}: not a model of this script; name another --out-dir, or use --force to "
+            "replace it"
+        )
     common.make_folder(folder.parent)  # fail before the training, not after it
     encoder_folder = pretrained.find_model(arguments.model, pretrained.ENCODER, MODEL)
     tokenizer = pretrained.load(AutoTokenizer, encoder_folder)

@@ -36,7 +36,7 @@ TEXT = "The dinner we had was great and the service too."
 INSTRUCTION = "Classify the sentiment of each text as either positive or negative."
 EXAMPLES = (  # one for each label, about other subjects than the text
     ("What a lovely film, I laughed from beginning to end.", "positive"),
-    # The last example is the nearest. Its label is not the right one here, so copying is no help.
+    # The label of the last example is wrong for TEXT: a model that copied it would fail.
     ("My new phone broke after two days and nobody answers my calls.", "negative"),
 )
 

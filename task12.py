@@ -1,11 +1,11 @@
 """Task 12: translate Spanish sentences to English and evaluate the translations.
 
-The metric is BLEU. It compares a translation with several references, as there are here, by the
-words and the sequences of up to four words that they share; 1 is the best value. It is computed
-over all sentences together, with the 13a tokenization that is standard in machine translation (it
-separates punctuation from words). Two more metrics are printed on standard error, with the
-signatures that describe how they were computed: sacreBLEU, which is BLEU from 0 to 100 with
-smoothing, and chrF, which compares characters and so accepts other word endings.
+The metric is BLEU. It compares a translation with one or more references, here two, by the n-grams
+of 1 to 4 words that they share; 1 is the best value. It is computed over all sentences together,
+with the 13a tokenization that is standard in machine translation (it separates punctuation from
+words). Two more metrics are printed on standard error, with signatures that describe their
+settings. sacreBLEU is BLEU from 0 to 100 with smoothing. chrF compares characters, so it accepts
+other word endings.
 
     python task12.py
     python task12.py --model bundled    a small model that is part of this project

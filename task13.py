@@ -1,12 +1,12 @@
 """Task 13: choose and compute the right metric for a summary, a translation and an answer.
 
-The right metric measures what matters for the task:
+The right metric depends on the task:
 
 - A summary should contain the content of the reference, so ROUGE counts the words they share.
 - A translation may use other words, so METEOR, which knows word stems and synonyms, is better than
-  metrics that count equal words. Those are printed below it for comparison.
-- An extracted answer is a part of a text. It is either right, which exact match measures, or partly
-  right, which F1 measures.
+  metrics that count equal words. Other metrics are printed below it for comparison.
+- An extracted answer is a part of a text. Exact match measures whether it is right, and F1 whether
+  it is partly right.
 
     python task13.py
 
@@ -128,7 +128,8 @@ def find_wordnet() -> Any:
 def split_words(text: str) -> list[str]:
     """Return the words and the punctuation marks of a text, as NLTK's `word_tokenize` does.
 
-    The sentences come first, because the tokenizer separates a full stop only at the end.
+    The text is split into sentences first, because the word tokenizer separates a full stop only at
+    the end of its input.
     """
     sentences = PunktSentenceTokenizer(ABBREVIATIONS).tokenize(unicodedata.normalize("NFC", text))
     return [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
@@ -214,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     ):
         print(f"{name}: {common.local_metric(function).compute(**translation)['score']}")
 
-    print("\nScenario 3, an extracted answer: exact match, then F1 for what is partly right")
+    print("\nScenario 3, an extracted answer: exact match, then F1 for partly right answers")
     answers = {"predictions": ANSWER_PREDICTIONS, "references": ANSWER_REFERENCES}
     print(f"exact match: {common.local_metric(exact_match).compute(**answers)['exact_match']}")
     print(f"F1 of words: {common.local_metric(f1).compute(**answers)['f1']}")

@@ -381,7 +381,7 @@ BAD_FILES = [
     (f"{HEADER}a,b,c\na,b,c\n", "not a CSV file (row 2 has more cells than the header)"),
     (b"\x80\x04\x95\xff\xfe", "not a text file in UTF-8 or Windows-1252"),
     (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; run `git lfs pull`"),
-    ("timestamp,timestamp\n", "row 1: two columns have the same name"),
+    ("timestamp,timestamp\n", "row 1: two columns are named 'timestamp'; rename one"),
     ("<html><body>404</body></html>\n", "row 1: the columns are '<html><body>404"),
     ("timestamp\nx\n", "row 1: the columns are 'timestamp', not 'timestamp,consumption'"),
     ("consumption,timestamp\n", "row 1: the columns are 'consumption,timestamp', not"),

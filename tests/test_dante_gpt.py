@@ -344,7 +344,7 @@ def test_a_run_resumed_after_a_kill_equals_a_whole_one(tmp_path: Path, whole: Pa
 
 
 @pytest.mark.parametrize(("option", "message"), [
-    ("--seed=1", "--resume continues a run with other options: Config("),
+    ("--seed=1", "--resume: the saved run has other options, Config("),
     ("--text=text.txt", "the saved run has another text; leave out --resume"),
 ])  # fmt: skip
 def test_another_run_is_not_resumed(

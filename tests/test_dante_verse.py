@@ -27,8 +27,8 @@ def test_the_inferno_has_the_recorded_figures(inferno: Path, capsys: pytest.Capt
     assert (len(train), len(validation), len(set(train + validation))) == (168_095, 18_678, 58)
     losses = [dante_verse.ngram_loss(train, validation, n) for n in dante_gpt.NGRAMS.values()]
     assert losses == pytest.approx([3.0426, 2.3245, 1.6244], abs=5e-5)
-    assert dante_verse.hendecasyllables(train) == pytest.approx(0.73, abs=0.01)
-    assert dante_verse.terza_rima(train) > 0.95
+    assert dante_verse.hendecasyllable_fraction(train) == pytest.approx(0.73, abs=0.01)
+    assert dante_verse.terza_rima_fraction(train) > 0.95
     dante_verse.print_measures(train[:5000], train, validation)  # as long as the measured sample
     out, err = capsys.readouterr()
     assert "not the edition" not in err
@@ -43,13 +43,13 @@ def test_copies_words_and_terza_rima_by_hand() -> None:
     source = "abcdefghijklmnopqrstuvwxyz"
     assert dante_verse.copied_fraction(source[:20] + "!!", source) == pytest.approx(1 / 3)
     assert dante_verse.copied_fraction("too short", source) == 0
-    assert dante_verse.known_words("Che' piu` PIU' 7 vita!", "la vita, che' piu`") == 3 / 4
-    assert dante_verse.known_words("perché è", "perche` e`") == 1
+    assert dante_verse.known_word_fraction("Che' piu` PIU' 7 vita!", "la vita, che' piu`") == 3 / 4
+    assert dante_verse.known_word_fraction("perché è", "perche` e`") == 1
     good = "vita\nscura\nsmarrita\n\ndura\nforte\npaura\n\nmorte\ntrovai\nscorte"
-    assert dante_verse.terza_rima(good) == 1
-    assert dante_verse.terza_rima(good.replace("forte", "verde")) == 1 / 2  # not taken up
-    assert dante_verse.terza_rima(good.replace("smarrita", "verde")) == 1 / 2  # ABC
-    assert dante_verse.terza_rima(lab_common.load_inferno(lab_common.VERSES)) == 1
+    assert dante_verse.terza_rima_fraction(good) == 1
+    assert dante_verse.terza_rima_fraction(good.replace("forte", "verde")) == 1 / 2  # not taken up
+    assert dante_verse.terza_rima_fraction(good.replace("smarrita", "verde")) == 1 / 2  # ABC
+    assert dante_verse.terza_rima_fraction(lab_common.load_inferno(lab_common.VERSES)) == 1
 
 
 @pytest.mark.parametrize(("verse", "syllables", "ending"), [

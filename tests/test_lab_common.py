@@ -65,7 +65,7 @@ def test_other_text_is_used_whole_with_a_note(
     path = tmp_path / "song.txt"
     path.write_bytes((text + "\n").encode(encoding) + b"\x1a" * (encoding == "cp1252"))
     assert lab_common.load_inferno(path) == text
-    assert f"{path}: not the edition of the Inferno that " in capsys.readouterr().err
+    assert f"{path}: not the edition of the Inferno used " in capsys.readouterr().err
 
 
 def test_note_says_how_much_of_a_file_is_the_inferno(

@@ -107,7 +107,9 @@ def test_docstrings_replace_only_the_default_data_set(
 
     rows = f"rows of {used} in {options['data']}"
     assert lab_data.load_or_docstrings(Namespace(**options), "emotion", load) == (used, rows)
-    assert ("no answer. Meanwhile using" in capsys.readouterr().err) == (not any(options.values()))
+    assert ("no answer. Using the docstrings" in capsys.readouterr().err) == (
+        not any(options.values())
+    )
     with pytest.raises(common.ScriptError):
         lab_data.load_or_docstrings(Namespace(dataset="emotion", data=None), "emotion", load)
     with pytest.raises(common.ScriptError, match="--dataset docstrings and --data DIR are two"):

@@ -326,7 +326,7 @@ def test_a_failed_download_is_an_error_and_the_next_one_succeeds(
 def test_a_repository_without_weights_is_an_error(hub: Hub, tmp_path: Path) -> None:
     hub.folder = copytree(hub.folder, tmp_path / "no weights")
     (hub.folder / "model.safetensors").unlink()
-    with pytest.raises(common.ScriptError, match=f"{hub.name} has no weights for PyTorch"):
+    with pytest.raises(common.ScriptError, match=f"{hub.name} lacks PyTorch weights"):
         pretrained.find_model(hub.name)
 
 

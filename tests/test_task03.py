@@ -202,7 +202,7 @@ def test_short_or_separated_splits_are_an_error(small_data: Path) -> None:
     for splits, message in (
         ((train[:3000], test), "3,000 rows for training .* at least 5,378 and 288 are needed"),
         ((train, test[:200]), "200 for testing"),
-        ((train, test[1:]), "do not start 15 minutes after the training data"),
+        ((train, test[1:]), "must start 15 minutes after the training data"),
     ):
         with pytest.raises(common.ScriptError, match=message):
             task03.check_splits(*splits)
