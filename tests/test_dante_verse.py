@@ -45,6 +45,8 @@ def test_copies_words_and_terza_rima_by_hand() -> None:
     assert dante_verse.copied_fraction("too short", source) == 0
     assert dante_verse.known_word_fraction("Che' piu` PIU' 7 vita!", "la vita, che' piu`") == 3 / 4
     assert dante_verse.known_word_fraction("perché è", "perche` e`") == 1
+    verse = "Nel mezzo del cammin di nostra vita"
+    assert dante_verse.hendecasyllable_fraction(f"Canto I\n\n{verse}\nmi") == 1 / 2
     good = "vita\nscura\nsmarrita\n\ndura\nforte\npaura\n\nmorte\ntrovai\nscorte"
     assert dante_verse.terza_rima_fraction(good) == 1
     assert dante_verse.terza_rima_fraction(good.replace("forte", "verde")) == 1 / 2  # not taken up

@@ -135,7 +135,7 @@ def test_whole_run_prints_errors_of_three_networks_and_draws_pictures(
     options, saved = ["--data", str(small_data), "--forecast", "3"], str(tmp_path / "winner.pt")
     assert task03.main([*options, "--quick", "--save", saved]) == 0
     output = capsys.readouterr().out
-    persistence, *networks, _ = table_errors(output)
+    persistence, *networks, last = table_errors(output)
     test = pd.read_csv(small_data / "electricity_test.csv")["consumption"]
     error, variance = (test.diff()[96:] ** 2).mean(), test[96:].var(ddof=0)
     assert persistence[1:] == [f"{error:.4f}", f"{1 - error / variance:.4f}"]  # from the second day
@@ -144,8 +144,10 @@ def test_whole_run_prints_errors_of_three_networks_and_draws_pictures(
     assert len({tuple(network.tolist()) for network in weights(winner)}) == 3
     assert f"Winner: {winner.experiment.name}, average of 3 networks\n" in output
     data = pd.concat([common.load_electricity(split, small_data) for split in ("train", "test")])
-    predicted = winner.predict(task03.make_samples(data).part(slice(96 - 1000, None)))
-    error = ((predicted - test[96:]) ** 2).mean()
+    samples = task03.make_samples(data).part(slice(96 - 1000, None))
+    errors = [((each - test[96:]) ** 2).mean() for each in winner.predict_each(samples)]
+    assert last[0] == task03.with_deviation(errors)  # of each network, not of their average
+    error = ((winner.predict(samples) - test[96:]) ** 2).mean()
     printed = re.findall(r"^(?:Test MSE|R-squared): (.*)", output, re.M)
     assert list(map(float, printed)) == pytest.approx([error, 1 - error / variance], rel=1e-5)
     assert np.allclose(winner.predict(SAMPLES), sum(winner.predict_each(SAMPLES)) / 3)
