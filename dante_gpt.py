@@ -62,9 +62,7 @@ class Config:
     """The model and its training: 2.3 M parameters, most in embeddings of pairs and triples."""
 
     seed: int = 0
-    steps: int = option(
-        3000, f"gradient steps, fewer for a short text: at most {MAX_PASSES} passes"
-    )
+    steps: int = option(3000, f"gradient steps; for a short text at most {MAX_PASSES} passes")
     batch_size: int = option(8, "blocks in a batch")
     block_size: int = option(256, "characters of context: about six verses")
     n_layer: int = option(4, "transformer blocks")
@@ -470,23 +468,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         kind = common.in_range(int, 1, 10**9) if is_integer else common.in_range(float, 0, 0.9)
         text = f"{each.metadata['help']} (default: {each.default})"
         parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, help=text)
-    parser.add_argument(
-        "--out-dir", type=Path, metavar="DIR", help="folder of the checkpoint and the loss curve"
-    )
+    parser.add_argument("--out-dir", type=Path, metavar="DIR", help="folder of the checkpoint")
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="continue the run in its folder")
-    either.add_argument(
-        "--generate", action="store_true", help="write text with the model in its folder"
-    )
+    either.add_argument("--generate", action="store_true", help="write with the saved model")
     parser.add_argument("--prompt", default="", help="beginning of the text to write")
     for name, kind, default, text in (
         ("--length", common.in_range(int, 0, 10**9), SAMPLE_LENGTH, "characters to write"),
-        (
-            "--temperature",
-            common.temperature,
-            TEMPERATURE,
-            "divisor of the logits; 0: the likeliest",
-        ),
+        ("--temperature", common.temperature, TEMPERATURE, "divides the logits; 0: no sampling"),
         ("--top-k", common.in_range(int, 1, 10**6), TOP_K, "sample among the k most likely"),
     ):
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default: {default})")

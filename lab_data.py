@@ -91,6 +91,13 @@ def read_jsonl(path: Path, **types: type) -> dict[int, dict[str, Any]]:
     return rows
 
 
+def split_files(folder: Path, suffix: str) -> dict[str, Path]:
+    """Return the file of each split in a folder, where only that for validation may be missing."""
+    common.check_folder(folder, f"train{suffix}", f"test{suffix}")
+    paths = {name: folder / f"{name}{suffix}" for name in SPLITS}
+    return {name: path for name, path in paths.items() if os.path.lexists(path)}  # or a broken link
+
+
 def load_or_docstrings(
     arguments: argparse.Namespace, default: str, load: Callable[[str, Path | None], T]
 ) -> tuple[str, T]:
@@ -238,9 +245,7 @@ def load_labelled_texts(dataset: str, folder: Path | None) -> dict[str, pd.DataF
     Only the split "train" is always there.
     """
     if folder is not None:
-        common.check_folder(folder, "train.csv", "test.csv")
-        paths = {name: folder / f"{name}.csv" for name in SPLITS}
-        return {name: read_table(path) for name, path in paths.items() if os.path.lexists(path)}
+        return {name: read_table(path) for name, path in split_files(folder, ".csv").items()}
     if dataset == "docstrings":
         return {
             name: pd.DataFrame(
@@ -404,9 +409,7 @@ def load_questions(dataset: str, folder: Path | None) -> dict[str, list[Question
     validation questions are the test questions.
     """
     if folder is not None:
-        common.check_folder(folder, "train.jsonl", "test.jsonl")
-        paths = {name: folder / f"{name}.jsonl" for name in SPLITS}
-        return {name: read_questions(path) for name, path in paths.items() if os.path.lexists(path)}
+        return {name: read_questions(path) for name, path in split_files(folder, ".jsonl").items()}
     if dataset == "docstrings":
         docstrings = split_docstrings(by="group")
         return {name: make_questions(rows, seed=0) for name, rows in docstrings.items()}

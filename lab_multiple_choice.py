@@ -60,11 +60,7 @@ SEEDS = 3  # rankers of each kind
 HIDDEN_SIZE = 512  # units of the hidden layer
 DROPOUT = (0.3, 0.5)
 MARGIN = 1.0  # by which a right choice should score above a wrong one
-RANKER_EPOCHS, RANKER_BATCH, RANKER_RATE = (
-    20,
-    256,
-    1e-3,
-)  # a batch has 256 pairs of a right and a wrong choice
+RANKER_EPOCHS, RANKER_BATCH, RANKER_RATE = 20, 256, 1e-3  # batches of pairs: right, wrong
 TUNING_EPOCHS, TUNING_BATCH, TUNING_RATE = 3, 16, 1e-4  # a batch of questions
 
 Scores = list[np.ndarray]  # for each question: the scores of its choices
@@ -92,7 +88,7 @@ def hold_out(questions: list[Question], features: np.ndarray, seed: int) -> Spli
     """Split training questions into training and validation questions by groups.
 
     A group consists of questions with similar `features` (questions, width), so that few facts are
-    batch_questions about on both sides. Raises `ScriptError` if there are too few questions.
+    asked about on both sides. Raises `ScriptError` if there are too few questions.
     """
     if len(questions) < 2 * GROUP_SIZE:
         raise common.ScriptError(

@@ -85,12 +85,17 @@ def rank_documents(scores: np.ndarray, depth: int) -> np.ndarray:
     return np.argsort(-scores, axis=-1, kind="stable")[..., :depth]
 
 
+def ranked_relevance(scores: np.ndarray, relevance: np.ndarray, depth: int) -> np.ndarray:
+    """Return the relevance of the documents with the highest scores: (claims, depth)."""
+    return np.take_along_axis(relevance, rank_documents(scores, depth), 1)
+
+
 def mean_ndcg(scores: np.ndarray, relevance: np.ndarray) -> float:
     """Return the mean nDCG@10 of scores (Järvelin and Kekäläinen 2002).
 
     Scores and relevance are (claims, documents).
     """
-    gains = np.take_along_axis(relevance, rank_documents(scores, 10), 1)  # (claims, 10)
+    gains = ranked_relevance(scores, relevance, 10)  # (claims, 10)
     ideal = np.sort(relevance, axis=1)[:, ::-1][:, :10]  # the most relevant documents first
     discounts = 1 / np.log2(2 + np.arange(gains.shape[1]))  # (10,)
     return float(np.mean((gains @ discounts) / (ideal @ discounts)))
@@ -98,13 +103,13 @@ def mean_ndcg(scores: np.ndarray, relevance: np.ndarray) -> float:
 
 def mean_recall(scores: np.ndarray, relevance: np.ndarray, depth: int) -> float:
     """Return the mean fraction of the relevant documents that are among the first `depth`."""
-    found = np.take_along_axis(relevance, rank_documents(scores, depth), 1) > 0  # (claims, depth)
+    found = ranked_relevance(scores, relevance, depth) > 0  # (claims, depth)
     return float(np.mean(found.sum(1) / (relevance > 0).sum(1)))
 
 
 def mean_reciprocal_rank(scores: np.ndarray, relevance: np.ndarray) -> float:
     """Return the mean of 1 / rank of the first relevant document, 0 if it is not in the top 10."""
-    found = np.take_along_axis(relevance, rank_documents(scores, 10), 1) > 0  # (claims, 10)
+    found = ranked_relevance(scores, relevance, 10) > 0  # (claims, 10)
     return float(np.mean(found.any(1) / (found.argmax(1) + 1)))
 
 

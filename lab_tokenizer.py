@@ -41,10 +41,12 @@ TEXTS = {  # one for each kind of text
 
 def format_pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Return the texts of the tokens, separated by bars; a dot is a part of a character."""
-    pieces = [tokenizer.decode([token]) for token in ids]
-    for index, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
-        if token.startswith("\u2581"):  # SentencePiece's mark of a space, which `decode` may remove
-            pieces[index] = token.replace("\u2581", " ")
+    pieces = []
+    for number, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
+        is_marked = token.startswith(
+            "\u2581"
+        )  # a space of SentencePiece, which `decode` may remove
+        pieces.append(token.replace("\u2581", " ") if is_marked else tokenizer.decode([number]))
     return "|".join(
         "\N{MIDDLE DOT}" if "\ufffd" in piece else repr(piece)[1:-1] for piece in pieces
     )

@@ -385,10 +385,11 @@ def load(auto_class: Any, folder: Path) -> Any:
         return loaded
     model, report = loaded
     missing = sorted(report["missing_keys"])  # transformers initialises them at random
-    if missing and all(name.startswith("pooler.") for name in missing):
-        model.pooler, missing = None, []  # not needed for hidden states
+    for name in missing:
+        if not name.startswith("pooler."):
+            raise common.ScriptError(f"{problem}: it has no {name}")
     if missing:
-        raise common.ScriptError(f"{problem}: it has no {missing[0]}")
+        model.pooler = None  # not needed for hidden states
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise common.ScriptError(f"{problem}: {name} has values that are not finite numbers")

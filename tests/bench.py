@@ -680,9 +680,12 @@ def bench_retrieval(name: str, folder: Path | None) -> None:
 
 FINE_TUNING = (  # epochs, learning rate, temperature; lab_retrieval.py has the best of them
     (6, 2e-4, 0.05),
-    *((3, 2e-4, 0.05), (12, 2e-4, 0.05)),
-    *((6, 1e-4, 0.05), (6, 4e-4, 0.05)),
-    *((6, 2e-4, 0.03), (6, 2e-4, 0.1)),
+    (3, 2e-4, 0.05),
+    (12, 2e-4, 0.05),
+    (6, 1e-4, 0.05),
+    (6, 4e-4, 0.05),
+    (6, 2e-4, 0.03),
+    (6, 2e-4, 0.1),
 )
 
 
