@@ -128,6 +128,17 @@ def test_other_test_data_change_neither_the_winner_nor_validation_errors(
     assert all(map(torch.equal, *map(weights, winners)))
 
 
+def test_quick_trains_on_the_last_readings(small_data: Path) -> None:
+    readings = common.load_electricity("train", small_data)["consumption"]
+    with (
+        patch.object(task03, "QUICK_READINGS", task03.HISTORY + 500),
+        patch.object(task03, "run_experiments", side_effect=KeyboardInterrupt) as run,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        task03.main(["--quick", "--data", str(small_data)])
+    np.testing.assert_array_equal(run.call_args.args[0].targets, readings[-500:])
+
+
 @few_experiments
 def test_whole_run_prints_errors_of_three_networks_and_draws_pictures(
     small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
