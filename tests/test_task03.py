@@ -128,17 +128,6 @@ def test_other_test_data_change_neither_the_winner_nor_validation_errors(
     assert all(map(torch.equal, *map(weights, winners)))
 
 
-def test_quick_trains_on_the_last_readings(small_data: Path) -> None:
-    readings = common.load_electricity("train", small_data)["consumption"]
-    with (
-        patch.object(task03, "QUICK_READINGS", task03.HISTORY + 500),
-        patch.object(task03, "run_experiments", side_effect=KeyboardInterrupt) as run,
-        pytest.raises(KeyboardInterrupt),
-    ):
-        task03.main(["--quick", "--data", str(small_data)])
-    np.testing.assert_array_equal(run.call_args.args[0].targets, readings[-500:])
-
-
 @few_experiments
 def test_whole_run_prints_errors_of_three_networks_and_draws_pictures(
     small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -176,11 +165,17 @@ def test_several_processes_train_the_same_networks(monkeypatch: pytest.MonkeyPat
     assert all(map(torch.equal, one_process, weights(fit(task03.DROPOUT, range(2)))))
 
 
-def test_networks_are_trained_from_the_seeds_of_the_options(small_data: Path) -> None:
-    with patch.object(task03, "run_experiments", side_effect=KeyboardInterrupt) as run:
-        options = ["--data", str(small_data), "--seed", "5", "--seeds", "2"]
+def test_options_set_the_seeds_and_quick_keeps_the_last_readings(small_data: Path) -> None:
+    readings = common.load_electricity("train", small_data)["consumption"]
+    options = ["--quick", "--data", str(small_data), "--seed", "5", "--seeds", "2"]
+    with (
+        patch.object(task03, "QUICK_READINGS", task03.HISTORY + 500),
+        patch.object(task03, "run_experiments", side_effect=KeyboardInterrupt) as run,
+    ):
         assert common.run(lambda: task03.main(options)) == 130
-    assert run.call_args.args[1] == range(5, 7)
+    samples, seeds, *_ = run.call_args.args
+    assert seeds == range(5, 7)
+    np.testing.assert_array_equal(samples.targets, readings[-500:])
 
 
 def test_forecasts_are_fed_back_as_readings() -> None:
