@@ -9,7 +9,7 @@ by training on eight tenths and evaluating on the ninth (python tests/bench.py s
     python dante_gpt.py --resume                 continue after Ctrl-C, a crash or a full disk
     python dante_gpt.py --generate --prompt "Nel mezzo" --length 1000 --temperature 0.8 --top-k 40
 
-Six to nine minutes on two CPU cores. Expect 1.42 nats per character; a 5-gram model reaches 1.62.
+Six to ten minutes on two CPU cores. Expect 1.42 nats per character; a 5-gram model reaches 1.62.
 Without a network, verses of this project replace the poem, and take half a minute.
 The checkpoint and a picture of the loss curve are saved in results/dante_gpt/.
 """
