@@ -1,115 +1,33 @@
-"""Helpers of the laboratory: the text of the Inferno, features of texts, fine-tuning."""
+"""Encoders in exercises 3.1 to 3.3: features of texts, batches, and the training loop.
 
-from __future__ import annotations
+An encoder turns each token of a text into a hidden state, a vector that depends on the whole text.
+A pooling turns the states of a text into one vector, the features of the text.
+"""
 
-import contextlib
-import hashlib
-import html
-import re
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import common
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+import common
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# --- 1. The Inferno -----------------------------------------------------------------------------
-
-INFERNO_FILE = "1ddcd09.txt"  # Project Gutenberg's etext of the first cantica, 7-bit, 9th edition
-INFERNO_SOURCES = {  # tried in this order; the digest of the first file is not known
-    f"https://archive.org/download/ladivinacommedia00997gut/{INFERNO_FILE}": None,
-    "https://raw.githubusercontent.com/melizo4ka/DLA-labs/"
-    f"02982275108b78aa84d8cfc8d43fcc81c0a9502c/{INFERNO_FILE}": (
-        "fea89eb8c82207be2d91fcea93d8bcb669ee3d920d48fb8fe4af2655851a81b7"
-    ),
-}
-INFERNO_SHA256 = "6691b66b95d84ca00c85e863980f2b5d9238f01ec117489f36c48f08490371db"  # cleaned text
-INFERNO_START, INFERNO_END = "Nel mezzo del cammin", "riveder le stelle."
-VERSES = common.DATA / "verses.txt"  # verses in terza rima, written for this project
-
-
-def clean_text(text: str) -> str:
-    """Return a text without trailing whitespace, or the Inferno alone if it is in the text.
-
-    HTML pages become plain text. If the text contains the edition of RESULTS.md, only the poem is
-    returned, without the header and the footer of the file.
-    """
-    if re.match(r"\s*<(!doctype|html|pre)\b", text, re.IGNORECASE):
-        preformatted = re.search(r"<pre\b[^>]*>(.*)</pre>", text, re.IGNORECASE | re.DOTALL)
-        text = html.unescape(re.sub(r"<[^>]*>", "", preformatted[1] if preformatted else text))
-        text = text.replace("\xa0", " ")  # HTML pages use non-breaking spaces
-    text = "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
-    start = text.find(INFERNO_START)
-    poem = text[start : text.find(INFERNO_END, start) + len(INFERNO_END)]
-    return poem if is_inferno(poem) else text
-
-
-def is_inferno(text: str) -> bool:
-    """Return whether a cleaned text is the edition of the Inferno with the published figures."""
-    return hashlib.sha256(text.encode()).hexdigest() == INFERNO_SHA256
-
-
-def find_inferno() -> Path:
-    """Return `DATA/dante/1ddcd09.txt`, downloaded if necessary.
-
-    Without a network, return the verses of this project, with a note on standard error.
-    """
-    path, failures = common.DATA / "dante" / INFERNO_FILE, []
-    if path.exists():
-        return path
-    for url, sha256 in INFERNO_SOURCES.items():
-        try:
-            with common.complete_file(path) as temporary_path:
-                common.download(url, sha256, temporary_path)
-                if not is_inferno(clean_text(common.read_text(temporary_path))):
-                    raise common.ScriptError(f"the file at {url} is not the poem")
-            return path
-        except common.ScriptError as error:
-            failures.append(str(error))
-    common.note(
-        f"{'; '.join(failures)}; using {VERSES}, verses written for this project, instead of the "
-        "Inferno. Run again with a network, or name a text file with --text FILE"
-    )
-    return VERSES
-
-
-def load_inferno(path: Path | None = None) -> str:
-    """Load the text in the file `path`, or Dante's Inferno: see `clean_text`, `find_inferno`.
-
-    A note on standard error says if a file contains another text, or more than the Inferno. Raises
-    `ScriptError` naming the file if it is missing or contains no text.
-    """
-    file = path or find_inferno()
-    try:
-        whole = common.read_text(file)
-    except FileNotFoundError as error:
-        raise common.ScriptError(f"{file}: no such file; --text takes a text file") from error
-    text = clean_text(whole)
-    if not text:
-        raise common.ScriptError(f"{file}: the file is empty")
-    if not is_inferno(text) and file != VERSES:
-        common.note(f"{file}: not the edition of the Inferno used for the figures in RESULTS.md")
-    elif len(whole) > 1.2 * len(text):  # more than the head and the foot of an etext
-        common.note(f"{file}: only the Inferno is used, {len(text):,} of {len(whole):,} characters")
-    return text
-
-
-# --- 2. Features of texts -----------------------------------------------------------------------
-
-BATCH_TOKENS = 2048  # tokens in a batch; larger batches do not fit into the processor's caches
+BATCH_TOKENS = 2048  # tokens in a batch of frozen features; more do not fit into the CPU's caches
 MAX_TOKENS = 256  # of a text, as in the evaluation of MiniLM by its authors; the rest is cut off
 
-# A pooling turns the hidden states of a batch into one vector per text. The states are the output
-# of the embeddings and of each layer, (batch, time, width) each; the mask is (batch, time).
+# The arguments of a pooling are the output of the embeddings and of each layer, each (batch, time,
+# width), and the attention mask (batch, time). It returns one row per text.
 Pooling = Callable[[tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
 Poolings = Mapping[str, Pooling]
+
+# --- 1. Poolings ---------------------------------------------------------------------------------
 
 
 def cls_pooling(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> torch.Tensor:
@@ -133,13 +51,41 @@ def all_layers_pooling(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> 
     return torch.cat([*means, *maxima], dim=-1)
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+def sentence_pooling(model: "PreTrainedModel") -> Pooling:
+    """Return the pooling with which an encoder was trained to compare texts, by default the mean.
+
+    The library sentence-transformers saves it with the model. A note on standard error says if the
+    encoder was trained with another pooling, or with prompts: neither is done here.
+    """
+    folder = Path(model.name_or_path)
+    settings: dict[str, dict] = {}
+    for name in ("1_Pooling/config.json", "config_sentence_transformers.json"):
+        path = folder / name
+        with common.errors_in(path):
+            settings[name] = dict(json.loads(common.read_text(path))) if path.exists() else {}
+    pooling, prompts = settings.values()
+    modes = {key for key, value in pooling.items() if "pooling_mode_" in key and value is True}
+    if not modes <= {"pooling_mode_cls_token", "pooling_mode_mean_tokens"}:
+        common.note(f"{folder}: trained with {', '.join(sorted(modes))}; the mean is used instead")
+    if any((prompts.get("prompts") or {}).values()):
+        shown = ", ".join(f"{key} {text!r}" for key, text in prompts["prompts"].items())
+        common.note(f"{folder}: trained with prompts before the texts ({shown}); none is added")
+    return cls_pooling if modes == {"pooling_mode_cls_token"} else mean_pooling
+
+
+# --- 2. Features ---------------------------------------------------------------------------------
+
+
+def tokenize(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: list[str]
+) -> list[list[int]]:
     """Return the token ids of each text, with special tokens, truncated to `MAX_TOKENS`.
 
-    Raises `ScriptError` for a text without tokens.
+    They are truncated further if the model reads fewer tokens. Raises `ScriptError` for a text
+    without tokens.
     """
-    max_length = min(MAX_TOKENS, tokenizer.model_max_length)
-    ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"] if texts else []
+    length = min(MAX_TOKENS, common.context_length(model, tokenizer))
+    ids = tokenizer(texts, truncation=True, max_length=length)["input_ids"] if texts else []
     if not all(ids):
         raise common.ScriptError(f"the text {texts[ids.index([])]!r} has no tokens")
     return ids
@@ -158,20 +104,20 @@ def pad_batch(ids: list[list[int]], device: torch.device) -> dict[str, torch.Ten
     }
 
 
+@torch.inference_mode()
 def compute_features(
-    model: PreTrainedModel, ids: list[list[int]], poolings: Poolings
+    model: "PreTrainedModel", ids: list[list[int]], poolings: Poolings
 ) -> dict[str, np.ndarray]:
     """Return the features of tokenized texts by each pooling: (texts, width), float32.
 
     Texts of similar length share a batch, so that little is padded. The features of a text do not
-    depend on the other texts of its batch.
+    depend on the other texts of its batch. The model is in eval mode afterwards.
     """
-    common.keep_freed_memory()
     model.eval()
     order = sorted(range(len(ids)), key=lambda text: -len(ids[text]))
     features: dict[str, np.ndarray] = {}
     start = 0
-    with tqdm(total=len(ids), unit=" texts", delay=1) as bar, torch.inference_mode():
+    with tqdm(total=len(ids), unit=" texts", delay=1) as bar:
         while start < len(ids):
             size = max(1, BATCH_TOKENS // len(ids[order[start]]))  # the longest text comes first
             texts = order[start : start + size]
@@ -189,44 +135,20 @@ def compute_features(
 
 
 def encode(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     texts: list[str],
     poolings: Poolings,
 ) -> dict[str, np.ndarray]:
-    """Return the features of texts by each pooling, as `compute_features` does, with a cache.
+    """Return the features of texts by each pooling: (texts, width), float32.
 
-    The cache is `results/features/`. A file's name is a hash of the weights, the tokens and the
-    name of the pooling function: delete the folder after changing a pooling.
+    Raises `ScriptError` naming the model if it cannot read them.
     """
-    folder = Path(model.name_or_path)
-    with common.checkpoint_errors(folder):
-        ids = tokenize(tokenizer, texts)
-    content = content_hash(model, ids)
-    features, paths = {}, {}
-    for name, pooling in poolings.items():
-        key = hashlib.sha256(f"{content} {pooling.__name__}".encode()).hexdigest()
-        paths[name] = common.RESULTS / "features" / f"{key[:32]}.pt"
-        with contextlib.suppress(FileNotFoundError, ValueError, LookupError):  # missing or damaged
-            features[name] = common.load_tensors(paths[name])["features"].numpy()
-    missing = {name: poolings[name] for name in poolings if name not in features}
-    with common.checkpoint_errors(folder):
-        computed = compute_features(model, ids, missing) if missing else {}
-    for name, rows in computed.items():
-        common.save_tensors(paths[name], {"features": torch.from_numpy(rows)})
-    return features | computed
+    with common.errors_in(model.name_or_path):
+        return compute_features(model, tokenize(model, tokenizer, texts), poolings)
 
 
-def content_hash(model: PreTrainedModel, *others: object) -> str:
-    """Return a SHA-256 of a model's configuration and weights and of the `repr` of `others`."""
-    sha256 = hashlib.sha256(model.config.to_json_string().encode())
-    for name, weight in sorted(model.state_dict().items()):
-        sha256.update(name.encode() + weight.cpu().contiguous().numpy().tobytes())
-    sha256.update(repr(others).encode())
-    return sha256.hexdigest()
-
-
-# --- 3. Training --------------------------------------------------------------------------------
+# --- 3. Training ---------------------------------------------------------------------------------
 
 
 def random_batches(
@@ -252,15 +174,16 @@ def train(
     batch_loss: Callable[[list[int]], torch.Tensor],
     batches: list[list[int]],
     learning_rate: float,
+    weight_decay: float = 0.01,
 ) -> None:
     """Train a model with AdamW and the one-cycle schedule, one gradient step per batch of rows.
 
     `batch_loss` returns the loss of a batch. The caller chooses train or eval mode.
     """
-    common.keep_freed_memory()
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, fused=True)
+    parameters = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
     schedule = common.one_cycle(optimizer, len(batches))
-    with tqdm(batches, unit=" steps") as bar:
+    with tqdm(batches, unit=" steps", delay=1) as bar:
         for batch in bar:
             loss = batch_loss(batch)
             optimizer.zero_grad()

@@ -1,67 +1,49 @@
-"""Data sets of exercises 3.1 to 3.3: from a folder, from the Hub, or docstrings of libraries."""
-
-from __future__ import annotations
+"""Data sets of exercises 3.1 to 3.3: from files, from the Hub, or docstrings of libraries."""
 
 import argparse
-import contextlib
 import importlib
 import inspect
 import json
-import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple, TypeVar
 
-import common
-
 import numpy as np
 import pandas as pd
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import LabelEncoder
+
+import common
 
 T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 
-# --- 1. Folder, Hub, or docstrings --------------------------------------------------------------
+# --- 1. Files, the Hub, or docstrings ------------------------------------------------------------
 
 PARQUET = "refs/convert/parquet"  # the branch where the Hub keeps a copy of each data set
 
 
-class HubDataset(NamedTuple):
-    """A data set on the Hugging Face Hub."""
+def hub_table(repository: str, folder: str) -> pd.DataFrame:
+    """Load the Parquet files in a folder of a data set on the Hub, such as "split/train".
 
-    name: str
-    megabytes: int  # of the download
-    config: str = "default"
-
-
-def hub_table(dataset: HubDataset, split: str) -> pd.DataFrame:
-    """Load a split of a data set from the Hub's cache, downloading it if necessary.
-
-    Raises `ScriptError` if it is neither in the cache nor available from the Hub.
+    They are downloaded once. Raises `ScriptError` if the Hub cannot be reached.
     """
-    pattern = f"{dataset.config}/{split}/*.parquet"
-    options = {"repo_type": "dataset", "revision": PARQUET, "allow_patterns": pattern}
-    files: list[Path] = []
-    with contextlib.suppress(LocalEntryNotFoundError):
-        folder = snapshot_download(dataset.name, local_files_only=True, **options)
-        files = sorted(Path(folder).glob(pattern))
-    if not files:
-        try:
-            with common.hub_errors(f"datasets/{dataset.name}") as page:
-                files = sorted(Path(snapshot_download(dataset.name, **options)).glob(pattern))
-                if not files:
-                    raise common.ScriptError(f"{page} has no files {pattern}")
-        except common.ScriptError as error:
-            raise common.ScriptError(
-                f"{error}; the data set {dataset.name} ({dataset.megabytes} MB) is not on this "
-                "machine. Run again with a network, or name the folder of a copy with --data DIR"
-            ) from error
-    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    pattern = f"{folder}/*.parquet"
+    copy = common.fetch_from_hub(repository, [pattern], repo_type="dataset", revision=PARQUET)
+    with common.errors_in(f"{repository}: {pattern}"):
+        return pd.concat(map(pd.read_parquet, sorted(copy.glob(pattern))), ignore_index=True)
+
+
+def split_files(folder: Path, suffix: str) -> dict[str, Path]:
+    """Return the file of each split in a folder; the validation file is optional."""
+    common.check_folder(folder, f"train{suffix}", f"test{suffix}")
+    paths = {name: folder / f"{name}{suffix}" for name in SPLITS}
+    return {name: path for name, path in paths.items() if path.exists()}
 
 
 def read_jsonl(path: Path, **types: type) -> dict[int, dict[str, Any]]:
@@ -70,47 +52,35 @@ def read_jsonl(path: Path, **types: type) -> dict[int, dict[str, Any]]:
     Returns the objects by their line numbers, from 1. Blank lines are skipped. Raises
     `ScriptError` naming file and line of the first error.
     """
-    names = {str: "a string", int: "an integer", list: "a list"}
     rows = {}
     lines = common.read_text(path).split("\n")  # str.splitlines would also split at U+2028
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # fails for half of a surrogate pair
-        except (ValueError, RecursionError) as error:
-            raise common.ScriptError(f"{path}: line {number} is not JSON ({error})") from error
-        for key, kind in types.items():
-            if not isinstance(row, dict) or type(row.get(key)) is not kind:
-                problem = f"{key!r} must be {names[kind]}"
-                raise common.ScriptError(f"{path}: line {number}: {problem}")
-        rows[number] = row
+        if line.strip():
+            with common.errors_in(f"{path}: line {number}"):
+                row = rows[number] = json.loads(line)
+                for key, kind in types.items():
+                    if not isinstance(row[key], kind):
+                        raise TypeError(
+                            f"{key!r} is {row[key]!r}; its type must be {kind.__name__}"
+                        )
     if not rows:
         raise common.ScriptError(f"{path}: the file is empty")
     return rows
 
 
-def split_files(folder: Path, suffix: str) -> dict[str, Path]:
-    """Return the file of each split in a folder, where only that for validation may be missing."""
-    common.check_folder(folder, f"train{suffix}", f"test{suffix}")
-    paths = {name: folder / f"{name}{suffix}" for name in SPLITS}
-    return {name: path for name, path in paths.items() if os.path.lexists(path)}  # or a broken link
-
-
 def load_or_docstrings(
     arguments: argparse.Namespace, default: str, load: Callable[[str, Path | None], T]
 ) -> tuple[str, T]:
-    """Return the name of a data set and the result of `load(name, folder)`.
+    """Return the name of a data set and the result of `load(name, path)`.
 
-    The name is that of --dataset. Without that option it is empty if --data names a folder, else
-    `default`. If the default cannot be loaded, the name is "docstrings", with a note on standard
-    error. Raises `ScriptError` if the options name two sources.
+    The name is that of --dataset, whose choices are in the parser of the script. Without that
+    option it is empty if --data names a path, else `default`. If the default cannot be loaded, the
+    name is "docstrings", with a note on standard error. Raises `ScriptError` if the options name
+    two sources.
     """
-    copied = {*CLASSIFICATION, *MULTIPLE_CHOICE, "scifact", None}  # a folder may have a copy
-    if arguments.data and arguments.dataset not in copied:
+    if arguments.data and arguments.dataset == "docstrings":
         raise common.ScriptError(
-            f"--dataset {arguments.dataset} and --data {arguments.data} are two sources of data; "
+            f"--dataset docstrings and --data {arguments.data} are two sources of data; "
             "leave out one of them"
         )
     if arguments.dataset or arguments.data:
@@ -119,13 +89,295 @@ def load_or_docstrings(
     try:
         return default, load(default, None)
     except common.ScriptError as error:
-        common.note(f"{error}. Using the docstrings of installed libraries instead")
+        common.note(f"{error}. The docstrings of installed libraries replace {default}")
         return "docstrings", load("docstrings", None)
 
 
-# --- 2. Docstrings of installed libraries -------------------------------------------------------
+def remove_duplicates(splits: dict[str, list[T]], text: Callable[[T], str]) -> dict[str, list[T]]:
+    """Return the splits without rows whose text is also in a later split; print how many.
 
-# Modules and classes of installed libraries. Their docstrings are the embedded data set.
+    `text` returns the text of a row. Texts that differ only in case or whitespace are equal. A
+    model that has seen a test text in training would look better than it is.
+    """
+    kept: dict[str, list[T]] = {}
+    later: set[str] = set()  # texts of the later splits
+    for name in [name for name in reversed(SPLITS) if name in splits]:
+        keys = [" ".join(text(row).lower().split()) for row in splits[name]]
+        kept[name] = [row for row, key in zip(splits[name], keys, strict=True) if key not in later]
+        later.update(keys)
+    kept = {name: kept[name] for name in splits}
+    counts = [f"{len(rows) - len(kept[name])} {name}" for name, rows in splits.items()][:-1]
+    print(f"left out, because a later split has the same text: {', '.join(counts)}")
+    return kept
+
+
+# --- 2. Labelled texts, of exercise 3.1 ----------------------------------------------------------
+
+LABELS = {  # of the data sets on the Hub: the names of the labels 0, 1, 2, …
+    "emotion": ("sadness", "joy", "love", "anger", "fear", "surprise"),
+    "ag_news": ("World", "Sports", "Business", "Sci/Tech"),
+}
+HELD_OUT = 0.1  # fraction of the training texts for a split that the data set does not have
+
+
+class LabelledText(NamedTuple):
+    """A text and its label."""
+
+    text: str
+    label: str
+
+
+def read_labelled_texts(path: Path) -> list[LabelledText]:
+    """Read a CSV file with the columns text and label.
+
+    Raises `ScriptError` naming file and row if a column, a text or a label is missing.
+    """
+    table = common.read_csv(path)
+    with common.errors_in(f"{path}: the columns must be text and label"):
+        table = table[["text", "label"]]
+    rows = []
+    for number, (text, label) in enumerate(table.itertuples(index=False), start=2):
+        rows.append(LabelledText(text.strip(), " ".join(label.split())))
+        if not all(rows[-1]):
+            raise common.ScriptError(f"{path}: row {number}: the text or the label is empty")
+    return rows
+
+
+def load_labelled_texts(dataset: str, path: Path | None) -> dict[str, list[LabelledText]]:
+    """Return the labelled texts of each split, from a folder, one CSV file, the Hub or docstrings.
+
+    Only the split "train" is always there.
+    """
+    if path is not None:
+        files = {"train": path} if path.is_file() else split_files(path, ".csv")
+        return {name: read_labelled_texts(file) for name, file in files.items()}
+    if dataset == "docstrings":
+        return docstring_texts()
+    if dataset == "emotion":
+        tables = {name: hub_table("dair-ai/emotion", f"split/{name}") for name in SPLITS}
+    else:
+        names = ("train", "test")
+        tables = {name: hub_table("fancyzhx/ag_news", f"default/{name}") for name in names}
+    return {
+        name: [LabelledText(row.text, str(row.label)) for row in table.itertuples()]
+        for name, table in tables.items()
+    }
+
+
+def draw(
+    rows: list[LabelledText], size: int | float, seed: int
+) -> tuple[list[LabelledText], list[LabelledText]]:
+    """Draw `size` random rows, or that fraction of them, stratified by label.
+
+    Returns the other rows and those drawn.
+    """
+    labels = [row.label for row in rows]
+    others, drawn = train_test_split(rows, test_size=size, stratify=labels, random_state=seed)
+    return others, drawn
+
+
+def prepare_texts(
+    splits: dict[str, list[LabelledText]], max_texts: int, seed: int
+) -> dict[str, list[LabelledText]]:
+    """Return three splits of at most `max_texts` texts, none of which is in two splits.
+
+    For a missing test split, a tenth of the training texts is split off, then for validation.
+    """
+    splits = dict(splits)
+    with common.errors_in("too few texts to draw some of every label"):
+        for name in ("test", "validation"):
+            if name not in splits:
+                splits["train"], splits[name] = draw(splits["train"], HELD_OUT, seed)
+        splits = {name: splits[name] for name in SPLITS}
+        splits = remove_duplicates(splits, text=lambda row: row.text)
+        for name, rows in splits.items():
+            labels = {row.label for row in rows}
+            if len(rows) - max_texts >= len(labels):  # scikit-learn cannot leave out fewer
+                splits[name] = draw(rows, max_texts, seed)[1]
+    return splits
+
+
+def encode_labels(
+    splits: dict[str, list[LabelledText]], names: Sequence[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the labels of each split as numbers from 0, and their names.
+
+    The labels "0", "1", … get these `names`, if there are as many. Other labels name themselves.
+    Raises `ScriptError` if a split is empty or if a label has no training texts.
+    """
+    if empty := [name for name, rows in splits.items() if not rows]:
+        raise common.ScriptError(f"too few texts: none is left for {' and '.join(empty)}")
+    encoder = LabelEncoder().fit([row.label for row in splits["train"]])
+    numbers = {}
+    for name, rows in splits.items():
+        with common.errors_in(f"no training text has a label of the {name} texts"):
+            numbers[name] = encoder.transform([row.label for row in rows])
+    labels = encoder.classes_.tolist()
+    has_names = labels == [str(number) for number in range(len(names))]
+    return numbers, list(names) if has_names else labels
+
+
+# --- 3. Questions, of exercise 3.2 ---------------------------------------------------------------
+
+EXAMPLE = '{"question": "Ice is", "choices": ["cold", "hot"], "answer": 0}'
+
+
+@dataclass
+class Question:
+    """A question, two or more choices, and the index of the right one."""
+
+    text: str
+    choices: list[str]
+    answer: int
+
+
+def parse_question(row: dict[str, Any]) -> Question:
+    """Return the question in a row of the form of `EXAMPLE`, or of OpenBookQA's.
+
+    The answer is an index from 0 or a letter. Raises an error if the row has another form.
+    """
+    if "question_stem" in row:  # OpenBookQA
+        text, answer = row["question_stem"], row["answerKey"]
+        choices, labels = list(row["choices"]["text"]), list(row["choices"]["label"])
+    else:
+        text, choices, answer = row["question"], row["choices"], row["answer"]
+        labels = list(ascii_uppercase if isinstance(answer, str) else range(len(choices)))
+    if not isinstance(choices, list) or not all(isinstance(item, str) for item in (text, *choices)):
+        raise TypeError("the question and each item of the list of choices must be a string")
+    if len(choices) < 2:
+        raise ValueError("a question needs two or more choices")
+    names = [str(label) for label in labels[: len(choices)]]  # so that true is not the index 1
+    return Question(text, choices, names.index(str(answer)))
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read a file with one question per line, as JSON: see `parse_question`.
+
+    Raises `ScriptError` naming file and line of the first error.
+    """
+    questions = []
+    for number, row in read_jsonl(path).items():
+        with common.errors_in(f"{path}: line {number} is not a question such as {EXAMPLE}"):
+            questions.append(parse_question(row))
+    return questions
+
+
+def load_questions(dataset: str, folder: Path | None) -> dict[str, list[Question]]:
+    """Read the training, test and, if there are any, validation questions.
+
+    They come from a folder, or else from the Hub.
+    """
+    if folder is not None:
+        return {name: read_questions(path) for name, path in split_files(folder, ".jsonl").items()}
+    if dataset == "docstrings":
+        return docstring_questions()
+    tables = {name: hub_table("allenai/openbookqa", f"main/{name}") for name in SPLITS}
+    return {
+        name: [parse_question(row) for row in table.to_dict("records")]
+        for name, table in tables.items()
+    }
+
+
+# --- 4. Collections, of exercise 3.3 -------------------------------------------------------------
+
+FILES = ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv")
+JUDGEMENT = ["query-id", "corpus-id", "score"]  # the columns of a file in qrels/
+
+
+class Claim(NamedTuple):
+    """A claim, and the documents that are relevant to it."""
+
+    text: str
+    relevant: dict[int, int]  # the index of each relevant document, and its grade, 1 or more
+
+
+@dataclass
+class Collection:
+    """Documents, and claims about them."""
+
+    titles: list[str]
+    abstracts: list[str]
+    claims: dict[str, list[Claim]]  # of the splits train and test
+
+    def documents(self) -> list[str]:
+        """Return the text of each document, starting with its title."""
+        pairs = zip(self.titles, self.abstracts, strict=True)
+        return [f"{title} {abstract}".strip() for title, abstract in pairs]
+
+
+def rows_by_id(rows: list[dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
+    """Return documents or claims by their ids. Raises `ScriptError` if two have the same id."""
+    table = {row["_id"]: row for row in rows}
+    if len(table) < len(rows):
+        repeated, _ = Counter(row["_id"] for row in rows).most_common(1)[0]
+        raise common.ScriptError(f"{source}: two rows have the _id {repeated!r}; remove one")
+    return table
+
+
+def read_judgements(
+    table: pd.DataFrame, source: str, texts: dict[str, str], documents: dict[str, int]
+) -> list[Claim]:
+    """Return the claims to which a table of judgements assigns a relevant document.
+
+    `texts` maps the ids of claims to their texts, and `documents` the ids of documents to their
+    indices. A score is a grade; above 0 it means relevant. Judgements of unknown ids are skipped,
+    with a note. Raises `ScriptError` if a score is not an integer, or if no document is relevant.
+    """
+    relevant: dict[str, dict[int, int]] = {}
+    skipped = 0
+    with common.errors_in(f"{source}: the columns must be {', '.join(JUDGEMENT)}"):
+        table = table[JUDGEMENT]
+    for row, (claim, document, score) in enumerate(table.itertuples(index=False), start=2):
+        with common.errors_in(f"{source}: row {row}"):
+            grade = int(score)
+        if claim not in texts or document not in documents:
+            skipped += 1
+        elif grade > 0:
+            relevant.setdefault(claim, {})[documents[document]] = grade
+    if skipped:
+        common.note(f"{source}: {skipped} judgements of unknown claims or documents are skipped")
+    if not relevant:
+        raise common.ScriptError(f"{source}: no document is relevant to any claim")
+    return [Claim(texts[claim], grades) for claim, grades in relevant.items()]
+
+
+def load_collection(dataset: str, folder: Path | None) -> Collection:
+    """Return a collection from a folder in BEIR's form, or one by its name."""
+    if folder is not None:
+        common.check_folder(folder, *FILES)
+        corpus, queries = (
+            list(read_jsonl(folder / name, _id=str, text=str).values()) for name in FILES[:2]
+        )
+        tables = [common.read_csv(folder / name) for name in FILES[2:]]
+    elif dataset == "docstrings":
+        corpus, queries, tables = docstring_collection()
+    else:
+        corpus, queries = (
+            hub_table("BeIR/scifact", f"{name}/{name}").to_dict("records")
+            for name in ("corpus", "queries")
+        )
+        tables = [
+            hub_table("BeIR/scifact-qrels", f"default/{split}").astype(str)
+            for split in ("train", "test")
+        ]
+    sources = [str((folder or Path(dataset)) / name) for name in FILES]
+    documents = rows_by_id(corpus, sources[0])
+    claims = rows_by_id(queries, sources[1])
+    if len(documents) < 2:
+        raise common.ScriptError(f"{sources[0]}: there is only one document; a ranking needs two")
+    texts = {key: row["text"] for key, row in claims.items()}
+    indices = {key: index for index, key in enumerate(documents)}
+    train, test = (
+        read_judgements(table, source, texts, indices)
+        for source, table in zip(sources[2:], tables, strict=True)
+    )
+    titles = [str(row.get("title") or "") for row in corpus]  # not every collection has them
+    return Collection(titles, [row["text"] for row in corpus], {"train": train, "test": test})
+
+
+# --- 5. Docstrings of installed libraries --------------------------------------------------------
+
+# Modules and classes of installed libraries. Their docstrings are a data set that needs no network.
 DOCUMENTED = {
     "numpy": ["", "fft", "linalg", "ma", "polynomial", "random", "strings"],
     "scipy": [
@@ -148,6 +400,7 @@ LIBRARY_NAMES = r"\b(numpy|np|scipy|pandas|pd|scikit-learn|sklearn|(?:py)?torch)
 # The first section after the description, such as "Parameters" above a line of dashes, or "Args:"
 SECTION = r"\n(?=[A-Z][\w ]*\n---|(?:Args|Arguments|Shape|Returns|Examples?)::?)"
 SHORTEST = 100  # characters of a description without its summary
+DISTRACTORS = 3  # wrong choices of a question about a docstring
 
 
 class Docstring(NamedTuple):
@@ -155,7 +408,7 @@ class Docstring(NamedTuple):
 
     library: str
     module: str
-    group: str  # equal for docstrings that may be copies of each other
+    group: str  # docstrings with the same group may be copies of each other
     summary: str  # the first paragraph
     description: str  # the paragraphs between the summary and the list of parameters
 
@@ -186,18 +439,6 @@ def load_docstrings() -> list[Docstring]:
     return docstrings
 
 
-def split_docstrings(by: str) -> dict[str, list[Docstring]]:
-    """Return the docstrings of `load_docstrings` in training, validation and test sets.
-
-    `by` is "group" or "module"; docstrings that are equal in it are in the same set.
-    """
-    splits: dict[str, list[Docstring]] = {"train": [], "validation": [], "test": []}
-    for docstring in load_docstrings():
-        part = zlib.crc32(getattr(docstring, by).encode()) % 10  # the same on every machine
-        splits["test" if part < 2 else "validation" if part < 4 else "train"].append(docstring)
-    return splits
-
-
 def split_docstring(text: str) -> tuple[str, str]:
     """Return the summary of a docstring and its description, without signatures and markup."""
     text = re.split(SECTION, text, maxsplit=1)[0]
@@ -207,345 +448,54 @@ def split_docstring(text: str) -> tuple[str, str]:
     return paragraphs[0], " ".join(paragraphs[1:])
 
 
-# --- 3. Labelled texts, of exercise 3.1 ---------------------------------------------------------
+def split_docstrings(by: str) -> dict[str, list[Docstring]]:
+    """Return the docstrings in training, validation and test sets: six, two and two tenths.
 
-CLASSIFICATION = {
-    "emotion": HubDataset("dair-ai/emotion", 2, config="split"),
-    "ag_news": HubDataset("fancyzhx/ag_news", 20),
-}
-LABELS = {  # the names of the labels 0, 1, 2, …
-    "emotion": ("sadness", "joy", "love", "anger", "fear", "surprise"),
-    "ag_news": ("World", "Sports", "Business", "Sci/Tech"),
-}
-HELD_OUT = 0.1  # fraction of the training texts for a split that the data set does not have
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV file with the columns text and label, both as text.
-
-    Raises `ScriptError` naming file and row if a column, a text or a label is missing.
+    `by` is "group" or "module". Docstrings with the same group (or module) are in the same split.
     """
-    table = common.read_csv(path)
-    for column in ("label", "text"):
-        if column not in table:
-            columns = ", ".join(map(str, table.columns))[:60]
-            raise common.ScriptError(f"{path}: row 1: no column {column} among {columns}")
-    if table.empty:
-        raise common.ScriptError(f"{path}: the file has no rows of data")
-    for column in ("text", "label"):
-        if (is_empty := table[column].str.strip() == "").any():
-            row = int(is_empty.argmax()) + 2
-            raise common.ScriptError(f"{path}: row {row}: {column} is empty; every row needs one")
-    return table[["text", "label"]].assign(label=table["label"].str.split().str.join(" "))
+    splits: dict[str, list[Docstring]] = {name: [] for name in SPLITS}
+    for docstring in load_docstrings():
+        part = zlib.crc32(getattr(docstring, by).encode()) % 10  # the same on every machine
+        splits["test" if part < 2 else "validation" if part < 4 else "train"].append(docstring)
+    return splits
 
 
-def load_labelled_texts(dataset: str, folder: Path | None) -> dict[str, pd.DataFrame]:
-    """Return the texts and labels of each split, from a folder, the Hub or one CSV file.
-
-    Only the split "train" is always there.
-    """
-    if folder is not None:
-        return {name: read_table(path) for name, path in split_files(folder, ".csv").items()}
-    if dataset == "docstrings":
-        return {
-            name: pd.DataFrame(
-                [(f"{row.summary} {row.description}", row.library) for row in rows],
-                columns=["text", "label"],
-            )
-            for name, rows in split_docstrings(by="group").items()
-        }
-    if dataset in CLASSIFICATION:
-        names = SPLITS if dataset == "emotion" else ("train", "test")
-        splits = {name: hub_table(CLASSIFICATION[dataset], name) for name in names}
-        return {name: table.astype({"label": str}) for name, table in splits.items()}
-    if Path(dataset).suffix.lower() == ".csv":
-        return {"train": read_table(Path(dataset))}
-    known = ", ".join((*CLASSIFICATION, "docstrings"))
-    raise common.ScriptError(f"{dataset}: --dataset takes {known} or a CSV file")
-
-
-def hold_out_texts(splits: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
-    """Split off a tenth of the training texts for a missing test split, then for validation."""
-    splits = dict(splits)
-    generator = np.random.default_rng(seed)
-    for name in ("test", "validation"):
-        if name not in splits:
-            order = generator.permutation(len(splits["train"]))
-            labels = splits["train"]["label"].iloc[order]
-            is_last = ~labels.duplicated(keep="last").to_numpy()  # one text of each label stays
-            held_out = order[~is_last][: round(HELD_OUT * len(order))]
-            splits[name] = splits["train"].iloc[np.sort(held_out)]
-            splits["train"] = splits["train"].drop(splits[name].index)
-    return {name: splits[name].reset_index(drop=True) for name in SPLITS}
-
-
-def sample_rows(table: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
-    """Return random rows of a table, in their order, with all labels at about their frequencies.
-
-    There are `size` rows, or one of each label if that is more.
-    """
-    if len(table) <= size:
-        return table
-    shuffled = table.sample(frac=1, random_state=seed)
-    groups = shuffled.groupby("label")["label"]
-    position = groups.cumcount() / groups.transform("size")  # within the label, from 0 to 1
-    order = position.sort_values(kind="stable").index
-    return table.loc[order[: max(size, groups.ngroups)]].sort_index()
-
-
-def encode_labels(
-    splits: dict[str, pd.DataFrame], names: tuple[str, ...]
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the labels of each split as numbers from 0, and their names.
-
-    The labels "0", "1", … get these `names`, if there are as many. Other labels name themselves.
-    Raises `ScriptError` if a split is empty, if there are fewer than two labels, or if there is a
-    label without training texts.
-    """
-    if empty := [name for name, table in splits.items() if table.empty]:
-        raise common.ScriptError(f"too few texts: none is left for {' and '.join(empty)}")
-    labels = sorted(set(splits["train"]["label"]), key=lambda label: (len(label), label))
-    if len(labels) < 2:
-        raise common.ScriptError(f"the training texts have {len(labels)} label; two are needed")
-    numbers = {}
-    for name, table in splits.items():
-        if unknown := set(table["label"]) - set(labels):
-            message = f"no training text has the label {min(unknown)!r} of the {name} texts"
-            raise common.ScriptError(message)
-        numbers[name] = np.array([labels.index(label) for label in table["label"]])
-    has_names = labels == [str(number) for number in range(len(names))]
-    return numbers, list(names) if has_names else labels
-
-
-# --- 4. Questions, of exercise 3.2 --------------------------------------------------------------
-
-MULTIPLE_CHOICE = {
-    "openbookqa": HubDataset("allenai/openbookqa", 1, config="main"),
-    "commonsense_qa": HubDataset("tau/commonsense_qa", 2),
-    "swag": HubDataset("allenai/swag", 40, config="regular"),
-}
-EXAMPLE = '{"question": "Ice is", "choices": ["cold", "hot"], "answer": 0}'
-DISTRACTORS = 3  # wrong choices of a question about a docstring
-
-
-@dataclass
-class Question:
-    """A question, two or more choices, and the index of the right one."""
-
-    text: str
-    choices: list[str]
-    answer: int
-
-
-def parse_question(row: dict[str, Any]) -> Question:
-    """Return the question in a row of a data set.
-
-    `choices` are texts, and `answer` is an index from 0 or a letter. ARC and CommonsenseQA label
-    the choices instead, and RACE has an article before the question. Raises `LookupError`,
-    `TypeError` or `ValueError` for any other form.
-    """
-    text = row["question_stem"] if "question_stem" in row else row["question"]  # of OpenBookQA
-    if isinstance(text, dict):  # ARC's own files: {"stem": …, "choices": …}
-        row, text = row | text, text["stem"]
-    choices = row["options"] if "options" in row else row["choices"]
-    answer = row["answerKey"] if "answerKey" in row else row["answer"]
-    labels: Any = ascii_uppercase if isinstance(answer, str) else range(len(choices))
-    if isinstance(choices, dict):  # the Hub's form of ARC
-        labels, choices = choices["label"], choices["text"]
-    elif isinstance(choices[0], dict):
-        labels, choices = zip(*((each["label"], each["text"]) for each in choices), strict=True)
-    labels = list(map(str, labels))[: len(choices)]
-    if isinstance(choices, str) or not all(isinstance(each, str) for each in [text, *choices]):
-        raise TypeError("the question and each of the choices must be a string")
-    if len(choices) < 2:
-        raise ValueError("choices has fewer than two items")
-    if labels.count(str(answer)) != 1:
-        raise ValueError(f"answer is {answer!r}; it must be one of {', '.join(labels)}")
-    text, position = f"{row.get('article', '')} {text}".strip(), labels.index(str(answer))
-    return Question(text, list(choices), position)
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Read a file with one question per line, as JSON: see `parse_question`.
-
-    Raises `ScriptError` naming file and line of the first error.
-    """
-    questions = []
-    for number, row in read_jsonl(path).items():
-        try:
-            questions.append(parse_question(row))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            problem = f"no {error}" if isinstance(error, KeyError) else common.first_line(error)
-            message = f"line {number}: {problem}; a line looks like {EXAMPLE}"
-            raise common.ScriptError(f"{path}: {message}") from error
-    return questions
-
-
-def from_swag(row: dict[str, Any]) -> Question:
-    """Return the question in a row of SWAG: which of four endings completes the scene."""
-    choices = [row[f"ending{number}"] for number in range(4)]
-    return Question(f"{row['sent1']} {row['sent2']}", choices, int(row["label"]))
-
-
-def make_questions(docstrings: list[Docstring], seed: int) -> list[Question]:
-    """Ask for each description which of four summaries of its module belongs to it."""
-    modules: dict[str, list[str]] = {}
-    for docstring in docstrings:
-        modules.setdefault(docstring.module, []).append(docstring.summary)
-    generator = np.random.default_rng(seed)
-    questions = []
-    for docstring in docstrings:
-        others = [each for each in modules[docstring.module] if each != docstring.summary]
-        if len(others) >= DISTRACTORS:
-            wrong = generator.choice(others, DISTRACTORS, replace=False).tolist()
-            questions.append(Question(docstring.description, [docstring.summary, *wrong], 0))
-    return questions
-
-
-def load_questions(dataset: str, folder: Path | None) -> dict[str, list[Question]]:
-    """Read the training, test and, if there are any, validation questions.
-
-    They come from a folder, or else from the Hub. If the answers of a test set are not public, its
-    validation questions are the test questions.
-    """
-    if folder is not None:
-        return {name: read_questions(path) for name, path in split_files(folder, ".jsonl").items()}
-    if dataset == "docstrings":
-        docstrings = split_docstrings(by="group")
-        return {name: make_questions(rows, seed=0) for name, rows in docstrings.items()}
-    splits = {}
-    # commonsense_qa and swag publish no answers for their test sets
-    for name in SPLITS if dataset == "openbookqa" else ("train", "validation"):
-        table = hub_table(MULTIPLE_CHOICE[dataset], name)
-        convert = from_swag if dataset == "swag" else parse_question
-        splits[name] = [convert(row) for row in table.to_dict("records")]
-    return splits if "test" in splits else {"train": splits["train"], "test": splits["validation"]}
-
-
-# --- 5. Collections, of exercise 3.3 ------------------------------------------------------------
-
-COLLECTION = HubDataset("BeIR/scifact", 5, config="corpus")
-CLAIMS = HubDataset("BeIR/scifact", 5, config="queries")
-JUDGEMENTS = HubDataset("BeIR/scifact-qrels", 1)
-FILES = ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv")
-QREL_COLUMNS = ["query-id", "corpus-id", "score"]
-
-
-class Qrels(NamedTuple):
-    """The relevance judgements of a split."""
-
-    claims: list[int]  # the indices of the judged claims
-    relevance: np.ndarray  # (judged claims, documents); 0 is not relevant
-
-    def part(self, rows: np.ndarray) -> Qrels:
-        """Return the judgements of some of the claims."""
-        return Qrels([self.claims[row] for row in rows], self.relevance[rows])
-
-
-@dataclass
-class Collection:
-    """Documents, claims, and which documents are relevant to which claims."""
-
-    titles: list[str]
-    abstracts: list[str]
-    claims: list[str]
-    qrels: dict[str, Qrels]  # of the splits `train` and `test`
-
-    def documents(self) -> list[str]:
-        """Return the text of each document, starting with its title."""
-        pairs = zip(self.titles, self.abstracts, strict=True)
-        return [f"{title} {abstract}".strip() for title, abstract in pairs]
-
-
-def read_qrels(
-    table: pd.DataFrame, source: object, claims: dict[str, int], documents: dict[str, int]
-) -> Qrels:
-    """Return the judgements in a table; `claims` and `documents` map ids to indices.
-
-    A score above 0 means relevant. Judgements of unknown claims or documents are skipped, with a
-    note. Raises `ScriptError` naming source and row of the first error.
-    """
-    if list(table.columns) != QREL_COLUMNS:
-        columns, expected = (", ".join(each)[:60] for each in (table.columns, QREL_COLUMNS))
-        raise common.ScriptError(f"{source}: row 1: the columns are {columns!r}, not {expected!r}")
-    judged: dict[tuple[str, str], int] = {}
-    for row, (claim, document, score) in enumerate(table.itertuples(index=False), start=2):
-        if not re.fullmatch(r"-?\d{1,9}(\.0*)?", str(score)):
-            raise common.ScriptError(f"{source}: row {row}: score {score!r} is not an integer")
-        if judged.setdefault((claim, document), int(float(score))) != int(float(score)):
-            message = f"claim {claim!r} and document {document!r} have two different scores"
-            raise common.ScriptError(f"{source}: row {row}: {message}")
-    known = {pair: n for pair, n in judged.items() if pair[0] in claims and pair[1] in documents}
-    if skipped := len(judged) - len(known):
-        common.note(f"{source}: {skipped} judgements of unknown claims or documents are skipped")
-    relevant: dict[int, dict[int, int]] = {}
-    for (claim, document), score in known.items():
-        if score > 0:
-            relevant.setdefault(claims[claim], {})[documents[document]] = score
-    if not relevant:
-        raise common.ScriptError(f"{source}: no document is relevant to any claim")
-    relevance: np.ndarray = np.zeros((len(relevant), len(documents)), dtype=np.float32)
-    for row, scores in enumerate(relevant.values()):
-        relevance[row, list(scores)] = list(scores.values())
-    return Qrels(list(relevant), relevance)
-
-
-def read_texts(path: Path) -> list[dict]:
-    """Read the documents or the claims of a collection.
-
-    Raises `ScriptError` naming file and line of the first error, such as a repeated id.
-    """
-    lines: dict[str, int] = {}
-    rows = read_jsonl(path, _id=str, text=str)
-    for number, row in rows.items():
-        first = lines.setdefault(row["_id"], number)
-        if first != number:
-            message = f"the id {row['_id']!r} is also in line {first}"
-            raise common.ScriptError(f"{path}: line {number}: {message}")
-    return list(rows.values())
-
-
-def read_tables(
-    dataset: str, folder: Path | None
-) -> tuple[list[dict], list[dict], Sequence[tuple[object, pd.DataFrame]]]:
-    """Return documents, claims, and the judgements for training and testing with their sources.
-
-    A folder has BEIR's form. The claims of "docstrings" are the summaries of functions, and the
-    documents are their descriptions. Training and test claims are about different modules.
-    """
-    if folder is not None:
-        common.check_folder(folder, *FILES)
-        documents, claims = (read_texts(folder / f"{n}.jsonl") for n in ("corpus", "queries"))
-        paths = [folder / "qrels" / f"{split}.tsv" for split in ("train", "test")]
-        return documents, claims, [(path, common.read_csv(path)) for path in paths]
-    if dataset == "docstrings":
-        splits = split_docstrings(by="module")
-        rows = [*splits["train"], *splits["validation"], *splits["test"]]
-        documents = [{"_id": str(i), "text": row.description} for i, row in enumerate(rows)]
-        claims = [{"_id": str(i), "text": row.summary} for i, row in enumerate(rows)]
-        pairs = [(str(i), str(i), "1") for i in range(len(rows))]  # each summary has one document
-        judgements = pd.DataFrame(pairs, columns=QREL_COLUMNS)
-        cut = len(rows) - len(splits["test"])
-        return documents, claims, [(dataset, judgements[:cut]), (dataset, judgements[cut:])]
-    documents = hub_table(COLLECTION, "corpus").to_dict("records")
-    claims = hub_table(CLAIMS, "queries").to_dict("records")
-    tables = [
-        (f"{JUDGEMENTS.name}: {split}", hub_table(JUDGEMENTS, split).astype(str))
-        for split in ("train", "test")
-    ]
-    return documents, claims, tables
-
-
-def load_collection(dataset: str, folder: Path | None) -> Collection:
-    """Return a collection from a folder, or one by its name: see `read_tables`."""
-    documents, claims, tables = read_tables(dataset, folder)
-    if len(documents) < 2:
-        raise common.ScriptError("there is only one document; a ranking needs two")
-    indices = [{row["_id"]: i for i, row in enumerate(rows)} for rows in (claims, documents)]
-    qrels = {
-        split: read_qrels(table, source, *indices)
-        for split, (source, table) in zip(("train", "test"), tables, strict=True)
+def docstring_texts() -> dict[str, list[LabelledText]]:
+    """Return summaries and descriptions; the label is the library."""
+    return {
+        name: [LabelledText(f"{row.summary} {row.description}", row.library) for row in rows]
+        for name, rows in split_docstrings(by="group").items()
     }
-    titles = [str(row.get("title") or "") for row in documents]  # not every collection has them
-    abstracts = [row["text"] for row in documents]
-    return Collection(titles, abstracts, [row["text"] for row in claims], qrels)
+
+
+def docstring_questions() -> dict[str, list[Question]]:
+    """Make a question of each description: which of four summaries of its module matches it?"""
+    questions: dict[str, list[Question]] = {}
+    for name, rows in split_docstrings(by="group").items():
+        modules: dict[str, list[str]] = {}
+        for row in rows:
+            modules.setdefault(row.module, []).append(row.summary)
+        generator = np.random.default_rng(0)
+        questions[name] = []
+        for row in rows:
+            others = [summary for summary in modules[row.module] if summary != row.summary]
+            if len(others) >= DISTRACTORS:
+                wrong = generator.choice(others, DISTRACTORS, replace=False).tolist()
+                questions[name].append(Question(row.description, [row.summary, *wrong], 0))
+    return questions
+
+
+def docstring_collection() -> tuple[list[dict], list[dict], list[pd.DataFrame]]:
+    """Return documents, claims, and the judgements for training and testing, in BEIR's form.
+
+    The claims are the summaries of functions, and the documents are their descriptions. Training
+    and test claims are about different modules.
+    """
+    splits = split_docstrings(by="module")
+    rows = [*splits["train"], *splits["validation"], *splits["test"]]
+    documents = [{"_id": str(i), "text": row.description} for i, row in enumerate(rows)]
+    claims = [{"_id": str(i), "text": row.summary} for i, row in enumerate(rows)]
+    pairs = [(str(i), str(i), "1") for i in range(len(rows))]  # each summary has one document
+    judgements = pd.DataFrame(pairs, columns=JUDGEMENT)
+    cut = len(rows) - len(splits["test"])
+    return documents, claims, [judgements[:cut], judgements[cut:]]

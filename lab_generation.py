@@ -1,42 +1,39 @@
 """Lab exercise 2.2: the effect of greedy decoding, temperature, top-k and top-p on a text.
 
-Greedy decoding soon repeats itself: once a sentence has occurred twice, a third time is even more
-likely. So it has few distinct pairs of tokens (distinct-2), a long repeated sequence and a low
-perplexity. A higher temperature flattens the distribution from which tokens are sampled. The
-repetitions disappear, and perplexity and entropy rise until the text is noise. Top-k and top-p cut
-off the long tail of unlikely tokens, from which most of the nonsense comes, and keep the variety
-among the likely ones.
+A decoder predicts a probability for every token that may come next. Greedy decoding takes the most
+probable one. It soon repeats itself: once a sentence has occurred twice, a third time is even more
+probable. Sampling draws the token by its probability. The temperature divides the scores from which
+the probabilities are computed. Below 1 it favours the likely tokens; above 1 it makes all tokens
+more alike, until the text is noise. Most of the nonsense comes from the many unlikely tokens. Top-k
+keeps only the k most likely ones, and top-p the fewest that have the probability p together.
 
     python lab_generation.py
-    python lab_generation.py --quick                one text per setting instead of five
+    python lab_generation.py "The night was dark"   another beginning of the text
+    python lab_generation.py --quick                two texts per setting instead of twenty
     python lab_generation.py --model DIR            another decoder
 
-Takes five minutes on two CPU cores, after a download of 551 MB. The picture is
+Takes five minutes on two CPU cores, after a download of 551 MB. Expect a loss near the entropy at
+temperature 1, and the longest repeats at low temperatures. The picture is
 results/lab_generation.png.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
-from statistics import mean
 from typing import Any
 
-import common
-import pretrained
-
+import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import bundled
+import common
 
 MODEL = "openai-community/gpt2"  # the model that the exercise names
 PROMPT = "Who knows if God exists, but for sure I"
-MAX_NEW_TOKENS = 80
-TEXTS, QUICK_TEXTS = 5, 1  # texts sampled for each setting, from different seeds
+NEW_TOKENS = 80  # of every text, so that the measures of the texts are comparable
+TEXTS, QUICK_TEXTS = 20, 2  # texts sampled for each setting
 TEMPERATURES = (0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)
 SETTINGS: dict[str, dict[str, Any]] = {  # arguments of `generate`
     "greedy": {"do_sample": False},
@@ -44,38 +41,32 @@ SETTINGS: dict[str, dict[str, Any]] = {  # arguments of `generate`
     "top-k 50": {"do_sample": True, "temperature": 1.0, "top_k": 50},
     "top-p 0.9": {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 0.9},
 }
-MEASURES = {  # with their units
+MEASURES = {  # with their units; a nat is a unit of information, log2(e) = 1.44 bits
     "distinct-2": "fraction of all pairs",
     "longest repeat": "tokens",
-    "perplexity": "of the sampled tokens",
+    "loss": "nats per token",
     "entropy": "nats per token",
 }
 
 
 def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
-) -> tuple[torch.Tensor, int]:
-    """Continue the prompt; return all tokens, (time,), and the number of tokens of the prompt."""
-    inputs = tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    prompt_length = inputs["input_ids"].shape[1]
-    pretrained.check_context(model, prompt_length + MAX_NEW_TOKENS)
-    tokens = model.generate(  # (1, time)
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], settings: dict[str, Any], texts: int
+) -> torch.Tensor:
+    """Continue a tokenized prompt; return the tokens of one greedy or several sampled texts."""
+    return model.generate(  # (texts, time), the prompt included
         **inputs,
-        max_new_tokens=MAX_NEW_TOKENS,
-        min_new_tokens=2,  # a pair, which distinct-2 needs
-        num_beams=1,  # a single continuation
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,  # no text ends earlier
+        num_beams=1,  # no beam search
+        num_return_sequences=texts if settings["do_sample"] else 1,
         **settings,  # greedy or sampled; top_k 0 samples from the whole vocabulary
     )
-    return tokens[0], prompt_length
 
 
 def distinct_2(tokens: list[int]) -> float:
-    """Return the fraction of distinct pairs among all pairs of neighbours.
-
-    Li et al. (2016) divide by the number of tokens instead.
-    """
+    """Return the fraction of distinct pairs among all pairs of neighbouring tokens."""
     pairs = list(pairwise(tokens))
-    return len(set(pairs)) / max(1, len(pairs))
+    return len(set(pairs)) / len(pairs)
 
 
 def longest_repeat(tokens: list[int]) -> int:
@@ -88,65 +79,87 @@ def longest_repeat(tokens: list[int]) -> int:
 
 
 @torch.inference_mode()
-def perplexity_and_entropy(
-    model: PreTrainedModel, tokens: torch.Tensor, start: int
-) -> tuple[float, float]:
-    """Return the perplexity of `tokens[start:]`, (time,), and the mean entropy of the predictions.
+def measure(model: PreTrainedModel, tokens: torch.Tensor, start: int) -> dict[str, float]:
+    """Return the `MEASURES` of `tokens[start:]`, a text without its prompt.
 
-    Both use the model's own distribution, at temperature 1. The entropy, in nats, measures how
-    uncertain the model was before each token, whatever the token was.
+    The loss of a token is its negative log-probability: how much it surprises the model. The
+    entropy is the loss that the model expects before it sees the token: how uncertain it is. Both
+    use the model's own distribution, at temperature 1, and are means over the tokens.
     """
     logits = model(tokens[None]).logits[0, start - 1 : -1]  # (new, vocabulary)
     log_probabilities = logits.log_softmax(-1)  # (new, vocabulary)
-    loss = -log_probabilities.gather(1, tokens[start:, None]).mean()
+    losses = -log_probabilities.gather(1, tokens[start:, None])  # (new, 1)
     entropies = -(log_probabilities.exp() * log_probabilities).sum(-1)  # (new,)
-    return float(loss.exp()), float(entropies.mean())
-
-
-def measure(model: PreTrainedModel, tokens: torch.Tensor, start: int) -> dict[str, float]:
-    """Return the `MEASURES` of `tokens[start:]`."""
     new = tokens[start:].tolist()
-    values = (distinct_2(new), longest_repeat(new), *perplexity_and_entropy(model, tokens, start))
+    values = (distinct_2(new), longest_repeat(new), losses.mean().item(), entropies.mean().item())
     return dict(zip(MEASURES, values, strict=True))
 
 
-def draw_measures(rows: dict[str, dict[str, float]]) -> None:
+def print_table(means: pd.DataFrame, deviations: pd.DataFrame) -> None:
+    """Print the measures of each setting, and the perplexity.
+
+    The perplexity, exp(loss), is a number of tokens: one of so many equally likely ones is as
+    surprising. It is computed from the mean loss, because a mean of perplexities is ruled by the
+    strangest text.
+    """
+    cells = means.map("{:.2f}".format) + " ± " + deviations.map("{:.2f}".format)
+    cells["perplexity"] = np.exp(means["loss"]).map("{:.3g}".format)
+    print(cells.rename_axis(None).to_string())
+
+
+def print_conclusions(means: pd.DataFrame) -> None:
+    """Print what the table shows in three lines on standard error."""
+    repeat, loss = means["longest repeat"].round(2), means["loss"].round(2)
+    entropy = means["entropy"].round(2)
+    own, hot, nucleus = "temperature 1.0", "temperature 2.0", "top-p 0.9"
+    common.note(f"longest repeat: greedy {repeat['greedy']} tokens, {own} {repeat[own]}")
+    common.note(
+        f"{own} samples from the model's own predictions, so the loss, {loss[own]}, is about the "
+        f"entropy, {entropy[own]}"
+    )
+    common.note(f"loss: {hot} {loss[hot]}, {own} {loss[own]}, {nucleus} {loss[nucleus]}")
+
+
+def draw_measures(means: pd.DataFrame, deviations: pd.DataFrame) -> None:
     """Draw each measure against the temperature, with greedy decoding at 0."""
-    temperatures = [0.0, *TEMPERATURES]
-    names = ["greedy", *(f"temperature {t}" for t in TEMPERATURES)]
+    settings = ["greedy", *(f"temperature {t}" for t in TEMPERATURES)]
     figure = Figure(figsize=(10, 6), layout="constrained")
     for axes, name in zip(figure.subplots(2, 2).flat, MEASURES, strict=True):
-        axes.plot(temperatures, [rows[each][name] for each in names], "o-")
+        axes.errorbar(
+            [0.0, *TEMPERATURES], means[name][settings], deviations[name][settings], fmt="o-"
+        )
         axes.set(title=name, xlabel="temperature (0: greedy)", ylabel=MEASURES[name])
-        if name == "perplexity":
-            axes.set_yscale("log")
     common.save_figure(figure, common.RESULTS / "lab_generation.png")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Generate and measure texts with every setting; print the first text of each."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", model=MODEL)
+    parser.add_argument("prompt", nargs="?", default=PROMPT, metavar="TEXT")
     arguments = parser.parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL, MODEL)
-    tokenizer = pretrained.load(AutoTokenizer, folder)
-    model = pretrained.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
-    pretrained.clear_generation_settings(model)
-    rows = {}
-    for name, settings in SETTINGS.items():
-        texts = (QUICK_TEXTS if arguments.quick else TEXTS) if settings["do_sample"] else 1
-        measured = []
-        for seed in range(arguments.seed, arguments.seed + texts):
-            common.seed_everything(seed)
-            with common.checkpoint_errors(folder):
-                tokens, start = generate(model, tokenizer, settings)
-            measured.append(measure(model, tokens, start))
-            if seed == arguments.seed:
-                print(f"{name}:\n{tokenizer.decode(tokens, skip_special_tokens=True)}\n")
-        rows[name] = {key: mean(row[key] for row in measured) for key in MEASURES}
-    print(f"{'':16}" + "".join(f"{name:>16}" for name in MEASURES))
-    for name, row in rows.items():
-        print(f"{name:16}" + "".join(f"{row[key]:16.2f}" for key in MEASURES))
-    draw_measures(rows)
+    if not arguments.prompt.strip():
+        raise common.ScriptError("the text is empty, so there is nothing to continue")
+    folder = common.find_model(arguments.model, MODEL, bundled.chat_model)
+    tokenizer = common.load(AutoTokenizer, folder)
+    device = common.select_device(arguments.device)
+    model = common.load(AutoModelForCausalLM, folder).to(device)
+    rows = []
+    with common.errors_in(folder):
+        inputs = tokenizer(arguments.prompt, return_tensors="pt", return_token_type_ids=False)
+        start = inputs["input_ids"].shape[1]
+        common.check_length(model, tokenizer, start + NEW_TOKENS)
+        for setting, options in tqdm(SETTINGS.items(), unit="setting"):
+            common.seed_everything(arguments.seed)
+            texts = QUICK_TEXTS if arguments.quick else TEXTS
+            tokens = generate(model, inputs.to(device), options, texts)  # (texts, time)
+            shown = tokenizer.decode(tokens[0], skip_special_tokens=True)
+            tqdm.write(f"{setting}:\n{shown}\n")  # `print` would break the progress bar
+            rows += [{"setting": setting} | measure(model, text, start) for text in tokens]
+    groups = pd.DataFrame(rows).groupby("setting", sort=False)
+    means, deviations = groups.mean(), groups.std().fillna(0.0)  # the greedy text is always equal
+    print_table(means, deviations)
+    print_conclusions(means)
+    draw_measures(means, deviations)
     return 0
 
 

@@ -1,49 +1,53 @@
 """Lab exercise 3.2: answer multiple-choice questions by ranking the choices.
 
-Each choice gets a score, and the choice with the highest score is the answer. The rows of the table
-compute the score in different ways:
+Each choice gets a score, and the choice with the highest score is the answer. A tie is wrong. The
+rows of the table compute the scores in different ways:
 
-- cosine: the cosine similarity of question and choice in a frozen encoder. Nothing is trained. It
-  helps little on OpenBookQA, because the wrong choices are about the same topic.
-- ranker: an MLP on the frozen features of question and choice. The margin ranking loss only asks
-  that the right choice scores higher than a wrong one by a margin.
+- cosine: a pretrained encoder turns each text into a vector, its features. The score is the cosine
+  similarity of question and choice. The encoder is frozen: nothing is trained.
+- ranker: a shallow network on the frozen features of question and choice. It is trained with the
+  margin ranking loss, max(0, margin - (score of the right choice - score of a wrong choice)).
 - ranker, question not shown: the same, on the features of the choice alone. It measures how well
   right choices can be recognised by their wording.
-- fine-tuned: the whole encoder reads question and choice together.
+- LoRA and fine-tuned, with --finetune: the encoder reads question and choice together and is
+  trained. LoRA trains only two narrow matrices beside each weight matrix.
 
-The choices are shuffled first, and a tie counts as wrong. Each ranker is trained from three seeds.
-The table gives the mean and the standard deviation of their accuracies. McNemar's test compares the
-answers of the two rankers, each with the sum of its three scores.
+Chance is the accuracy of guessing. McNemar's test compares two rankers by the questions that only
+one of them answers right: if these are about as many for both, neither is shown to be better.
 
-    python lab_multiple_choice.py                             OpenBookQA: elementary science
-    python lab_multiple_choice.py --dataset commonsense_qa    or swag: how a scene continues
-    python lab_multiple_choice.py --data DIR     train.jsonl, test.jsonl and, if there is one,
-                                                 validation.jsonl: question, choices, answer
-    python lab_multiple_choice.py --dataset docstrings        summaries of installed functions
-    python lab_multiple_choice.py --finetune                  also fine-tune the whole encoder
+OpenBookQA is a published benchmark. Still 23 of its 500 test questions are in its training file
+too. Questions that are in two splits are left out of the earlier one.
 
-Takes three to five minutes on two CPU cores, and ten more with --finetune. On the test questions of
-OpenBookQA expect an accuracy of 0.53 for the ranker, and of 0.48 if it does not see the question.
+    python lab_multiple_choice.py                         OpenBookQA: elementary science
+    python lab_multiple_choice.py --data DIR              your own questions
+    python lab_multiple_choice.py --dataset docstrings    which summary matches a description?
+    python lab_multiple_choice.py --finetune              also fine-tune the encoder
+
+DIR has train.jsonl, test.jsonl and, if there is one, validation.jsonl, with lines such as
+{"question": "Ice is", "choices": ["cold", "hot"], "answer": 0}. The answer may be a letter.
+
+Takes five to ten minutes on two CPU cores, and longer with --finetune. On the test questions of
+OpenBookQA expect an accuracy of 0.48 for the ranker, and of 0.46 if the question is not shown. That
+is no evidence that the question helps. The ranker recognises right choices by their wording.
 """
 
-from __future__ import annotations
+import os
 
-from collections.abc import Callable
-from itertools import accumulate
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads yield the CPU
 
-import common
-import lab_common
-import lab_data
-import pretrained
-from lab_data import MULTIPLE_CHOICE, SPLITS, Question
-from task09 import add_head
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from scipy.stats import binomtest
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.model_selection import GroupShuffleSplit
 from torch import nn
+from torch.nn.functional import cross_entropy, margin_ranking_loss
 from transformers import (
     AutoModel,
     AutoModelForMultipleChoice,
@@ -52,51 +56,78 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import bundled
+import common
+import lab_common
+import lab_data
+from lab_data import SPLITS, Question
+
 MODEL = "bundled"  # a sentence encoder, whose mean-pooled features can be compared by cosine
 MAX_QUESTIONS, QUICK_QUESTIONS = 5_000, 300  # of a split; larger splits are sampled
 HELD_OUT = 0.1  # fraction of the groups of questions for validation, if it has no file
 GROUP_SIZE = 4  # questions about one fact in OpenBookQA; a group is not split
 SEEDS = 3  # rankers of each kind
 HIDDEN_SIZE = 512  # units of the hidden layer
-DROPOUT = (0.3, 0.5)
+DROPOUT = (0.1, 0.3, 0.5, 0.7)  # fraction of units that are 0 in a step; validation chooses
 MARGIN = 1.0  # by which a right choice should score above a wrong one
 RANKER_EPOCHS, RANKER_BATCH, RANKER_RATE = 20, 256, 1e-3  # batches of pairs: right, wrong
-TUNING_EPOCHS, TUNING_BATCH, TUNING_RATE = 3, 16, 1e-4  # a batch of questions
+TUNING_EPOCHS, TUNING_BATCH = 3, 16  # batches of questions
+TUNING_RATES = {"fine-tuned": 1e-4, "LoRA": 1e-3}  # LoRA starts at zero, so its steps are larger
+LORA_RANK = 8  # width of its matrices
 
-Scores = list[np.ndarray]  # for each question: the scores of its choices
-Splits = dict[str, list[Question]]
 EVALUATED = ("validation", "test")
 
 
+@dataclass
+class EncodedQuestion(Question):
+    """A question with frozen features."""
+
+    alone: torch.Tensor  # of the choices alone, (choices, width)
+    paired: torch.Tensor  # of the choices with the question, (choices, 3 * width + 1)
+
+
+Splits = dict[str, list[EncodedQuestion]]
+Row = Callable[[EncodedQuestion], torch.Tensor]  # returns the scores of the choices, (choices,)
+Right = dict[str, np.ndarray]  # by split: is the answer right? (runs, questions)
+
+
 def sample(questions: list[Question], size: int, seed: int) -> list[Question]:
-    """Return at most `size` random questions, in their original order."""
-    kept = np.random.default_rng(seed).permutation(len(questions))[:size]
-    return [questions[index] for index in np.sort(kept)]
+    """Return at most `size` random questions, each with its choices in random order.
+
+    In some data sets the first choice is always right.
+    """
+    generator = random.Random(seed)
+    sampled = []
+    for question in generator.sample(questions, min(size, len(questions))):
+        choices = generator.sample(question.choices, len(question.choices))
+        answer = choices.index(question.choices[question.answer])
+        sampled.append(Question(question.text, choices, answer))
+    return sampled
 
 
-def shuffle_choices(questions: list[Question], generator: np.random.Generator) -> list[Question]:
-    """Put the choices of each question in a random order."""
-    shuffled = []
-    for question in questions:
-        order = generator.permutation(len(question.choices)).tolist()
-        choices = [question.choices[index] for index in order]
-        shuffled.append(Question(question.text, choices, order.index(question.answer)))
-    return shuffled
+def encode(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> np.ndarray:
+    """Return the features of each text, with a mean square of 1: (texts, width)."""
+    poolings = {"sentence": lab_common.sentence_pooling(model)}
+    features = lab_common.encode(model, tokenizer, texts, poolings)["sentence"]
+    return features / np.sqrt((features**2).mean(axis=1, keepdims=True))
 
 
-def hold_out(questions: list[Question], features: np.ndarray, seed: int) -> Splits:
+def hold_out(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: list[Question],
+    seed: int,
+) -> dict[str, list[Question]]:
     """Split training questions into training and validation questions by groups.
 
-    A group consists of questions with similar `features` (questions, width), so that few facts are
-    asked about on both sides. Raises `ScriptError` if there are too few questions.
+    A group consists of questions with similar features, so that few facts occur in both splits.
     """
-    if len(questions) < 2 * GROUP_SIZE:
-        raise common.ScriptError(
-            f"there are {len(questions)} training questions; at least {2 * GROUP_SIZE} are needed"
-        )
-    clustering = AgglomerativeClustering(
-        len(questions) // GROUP_SIZE, metric="cosine", linkage="average"
-    )
+    texts = [f"{question.text} {question.choices[question.answer]}" for question in questions]
+    features = encode(model, tokenizer, texts)  # (questions, width)
+    clusters = max(2, len(questions) // GROUP_SIZE)
+    clustering = AgglomerativeClustering(clusters, metric="cosine", linkage="average")
     groups = clustering.fit_predict(features)  # (questions,)
     splitter = GroupShuffleSplit(1, test_size=HELD_OUT, random_state=seed)
     train, validation = next(splitter.split(features, groups=groups))
@@ -106,236 +137,237 @@ def hold_out(questions: list[Question], features: np.ndarray, seed: int) -> Spli
     }
 
 
-def is_right(scores: np.ndarray, answer: int) -> bool:
-    """Return whether the right choice has a higher score than all others. A tie is wrong."""
-    return bool((np.delete(scores, answer) < scores[answer]).all())
+def add_features(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]
+) -> list[EncodedQuestion]:
+    """Return the questions with their frozen features."""
+    texts = [text for question in questions for text in (question.text, *question.choices)]
+    features = torch.from_numpy(encode(model, tokenizer, texts))  # (texts, width)
+    encoded = []
+    counts = [1 + len(question.choices) for question in questions]
+    for question, rows in zip(questions, features.split(counts), strict=True):
+        asked, choices = rows[:1], rows[1:]  # (1, width), (choices, width)
+        product = choices * asked  # (choices, width); large where choice and question agree
+        cosine = product.mean(dim=1, keepdim=True)  # (choices, 1); how much they agree in all
+        paired = torch.hstack([choices, asked.expand_as(choices), product, cosine])
+        encoded.append(EncodedQuestion(**vars(question), alone=choices, paired=paired))
+    return encoded
 
 
-def accuracy(scores: Scores, questions: list[Question]) -> float:
-    """Return the fraction of questions whose right choice has the highest score."""
-    pairs = zip(scores, questions, strict=True)
-    return float(np.mean([is_right(each, question.answer) for each, question in pairs]))
+def train_ranker(questions: list[EncodedQuestion], view: str, dropout: float) -> Row:
+    """Train a network to score the right choice of a question above the wrong ones.
 
-
-def per_question(scores: np.ndarray, questions: list[Question]) -> Scores:
-    """Split the scores of all choices, (choices,), into the scores of each question."""
-    ends = list(accumulate(len(question.choices) for question in questions))
-    return np.split(scores, ends[:-1])
-
-
-def encode_normalised(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
-) -> np.ndarray:
-    """Return the mean-pooled features of texts, normalised to length 1: (texts, width)."""
-    poolings = {"mean": lab_common.mean_pooling}
-    features = lab_common.encode(model, tokenizer, texts, poolings)["mean"]
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
-
-
-def ranking_pairs(questions: list[Question]) -> np.ndarray:
-    """Return row numbers of the right choice with each wrong choice of its question: (pairs, 2)."""
-    pairs, start = [], 0
-    for question in questions:
-        wrong = (index for index in range(len(question.choices)) if index != question.answer)
-        pairs += [(start + question.answer, start + index) for index in wrong]
-        start += len(question.choices)
-    return np.array(pairs)
-
-
-def train_ranker(
-    features: np.ndarray, questions: list[Question], dropout: float
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Train an MLP to score the right choice of a question above the wrong ones by a margin.
-
-    Returns a function from features (choices, width) to scores (choices,).
+    Its inputs are the features `view` of a choice, "alone" or "paired".
     """
-    inputs, pairs = torch.from_numpy(features), torch.from_numpy(ranking_pairs(questions))
-    mean, deviation = inputs.mean(0), inputs.std(0).clamp(min=1e-6)
+    right, wrong = [], []
+    for question in questions:
+        choices = getattr(question, view)  # (choices, width)
+        for index, features in enumerate(choices):
+            if index != question.answer:
+                right.append(choices[question.answer])
+                wrong.append(features)
+    right_features, wrong_features = torch.stack(right), torch.stack(wrong)  # (pairs, width)
     network = nn.Sequential(
         nn.Dropout(dropout),
-        nn.Linear(inputs.shape[1], HIDDEN_SIZE),
+        nn.Linear(right_features.shape[1], HIDDEN_SIZE),
         nn.ReLU(),
         nn.Dropout(dropout),
         nn.Linear(HIDDEN_SIZE, 1),
     )
 
     def batch_loss(batch: list[int]) -> torch.Tensor:
-        right, wrong = network((inputs[pairs[batch]] - mean) / deviation).unbind(1)  # (pairs, 1)
-        return nn.functional.margin_ranking_loss(right, wrong, torch.ones_like(right), MARGIN)
+        right_scores = network(right_features[batch])  # (batch, 1)
+        wrong_scores = network(wrong_features[batch])  # (batch, 1)
+        # the mean of max(0, MARGIN - (right_scores - wrong_scores)); 1: the first should be higher
+        ones = torch.ones_like(right_scores)
+        return margin_ranking_loss(right_scores, wrong_scores, ones, MARGIN)
 
-    batches = lab_common.random_batches(len(pairs), RANKER_BATCH, RANKER_EPOCHS)
+    batches = lab_common.random_batches(len(right), RANKER_BATCH, RANKER_EPOCHS)
     lab_common.train(network.train(), batch_loss, batches, RANKER_RATE)
     network.eval()
-
-    @torch.inference_mode()
-    def score(features: np.ndarray) -> np.ndarray:
-        return network((torch.from_numpy(features) - mean) / deviation).squeeze(-1).numpy()
-
-    return score
+    return lambda question: network(getattr(question, view)).squeeze(1)
 
 
-def rank(features: dict[str, np.ndarray], questions: Splits, seed: int) -> dict[str, Scores]:
-    """Train a ranker with each dropout; return the scores of the best one in validation."""
+def fit_ranker(splits: Splits, view: str, seed: int) -> Row:
+    """Train a ranker with each dropout; return the one with the best validation accuracy."""
     rankers = []
     for dropout in DROPOUT:
         common.seed_everything(seed)
-        score = train_ranker(features["train"], questions["train"], dropout)
-        validation = per_question(score(features["validation"]), questions["validation"])
-        rankers.append((accuracy(validation, questions["validation"]), score))
-    score = max(rankers, key=lambda each: each[0])[1]
-    return {name: per_question(score(features[name]), questions[name]) for name in EVALUATED}
+        rankers.append(train_ranker(splits["train"], view, dropout))
+    accuracies = [is_right(ranker, splits["validation"]).mean() for ranker in rankers]
+    best = int(np.argmax(accuracies))
+    common.note(f"ranker, features {view}, seed {seed}: validation chose dropout {DROPOUT[best]}")
+    return rankers[best]
 
 
-def joint_scores(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]
-) -> torch.Tensor:
-    """Return the score of each choice, read together with its question: (choices,)."""
-    texts = [question.text for question in questions for _ in question.choices]
-    choices = [choice for question in questions for choice in question.choices]
+def add_tuned_head(folder: Path, kind: str) -> PreTrainedModel:
+    """Return the encoder in a folder with a new head, which scores a choice.
+
+    With the kind "LoRA" the weights of the encoder are frozen. The change of each weight matrix is
+    the product of two narrow matrices, which are trained.
+    """
+    model = common.add_head(AutoModelForMultipleChoice, folder, {0: "score"})
+    if kind == "LoRA":
+        config = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
+        inject_adapter_in_model(config, model.base_model)  # the new head stays trainable
+    return model
+
+
+def read_together(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+) -> list[torch.Tensor]:
+    """Return the scores of the choices of each question, read with the question: (choices,)."""
     inputs = tokenizer(
-        texts,
-        choices,
+        [question.text for question in questions for _ in question.choices],
+        [choice for question in questions for choice in question.choices],
         padding=True,
         truncation=True,
-        max_length=lab_common.MAX_TOKENS,
+        max_length=min(lab_common.MAX_TOKENS, common.context_length(model, tokenizer)),
         return_tensors="pt",
     ).to(model.device)
-    # the head scores each choice alone, so all of them may be given as choices of one question
-    return model(**{name: rows.unsqueeze(0) for name, rows in inputs.items()}).logits[0]
+    # the head scores each choice independently, so one call can hold the choices of many questions
+    scores = model(**{name: rows.unsqueeze(0) for name, rows in inputs.items()}).logits[0]
+    return list(scores.split([len(question.choices) for question in questions]))
 
 
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Splits,
-    seed: int,
+    questions: list[EncodedQuestion],
     epochs: int,
-) -> dict[str, Scores]:
-    """Train encoder and head on the cross-entropy over the choices of a question.
-
-    Returns the scores of the validation and test questions.
-    """
-    common.seed_everything(seed)
-    train = questions["train"]
+    learning_rate: float,
+) -> Row:
+    """Train encoder and head on the cross-entropy over the choices of a question."""
 
     def batch_loss(batch: list[int]) -> torch.Tensor:
-        batch_questions = [train[index] for index in batch]
-        counts = [len(question.choices) for question in batch_questions]
-        scores = joint_scores(model, tokenizer, batch_questions).split(counts)
-        losses = [
-            each.logsumexp(0) - each[question.answer]
-            for each, question in zip(scores, batch_questions, strict=True)
-        ]
-        return torch.stack(losses).mean()
+        batch_questions = [questions[index] for index in batch]
+        scores = read_together(model, tokenizer, batch_questions)  # (choices,) each
+        answers = torch.tensor([q.answer for q in batch_questions], device=model.device)
+        return torch.stack(list(map(cross_entropy, scores, answers))).mean()
 
-    lengths = [len(each.text) + max(map(len, each.choices)) for each in train]
-    batches = lab_common.random_batches(len(train), TUNING_BATCH, epochs, lengths)
-    lab_common.train(model.train(), batch_loss, batches, TUNING_RATE)
+    lengths = [len(question.text) + max(map(len, question.choices)) for question in questions]
+    batches = lab_common.random_batches(len(questions), TUNING_BATCH, epochs, lengths)
+    lab_common.train(model.train(), batch_loss, batches, learning_rate)
     model.eval()
-    scores: dict[str, Scores] = {name: [] for name in EVALUATED}
-    for name, column in scores.items():
-        for start in range(0, len(questions[name]), TUNING_BATCH):
-            batch = questions[name][start : start + TUNING_BATCH]
-            with torch.inference_mode():
-                column += per_question(joint_scores(model, tokenizer, batch).cpu().numpy(), batch)
-    return scores
+    return lambda question: read_together(model, tokenizer, [question])[0]
 
 
-def sum_of_scores(runs: list[dict[str, Scores]]) -> Scores:
-    """Return the scores of the test choices, added up over the runs."""
-    return [np.sum(scores, axis=0) for scores in zip(*(run["test"] for run in runs), strict=True)]
+@torch.inference_mode()
+def is_right(row: Row, questions: list[EncodedQuestion]) -> np.ndarray:
+    """Return whether the right choice has a higher score than all others: (questions,), bool.
 
-
-def mcnemar(first: Scores, second: Scores, questions: list[Question]) -> float:
-    """Return the p-value of McNemar's exact test: are two ways of answering equally accurate?
-
-    Only questions that exactly one of them answers right count.
+    A tie is wrong.
     """
-    pairs = zip(first, second, questions, strict=True)
-    outcomes = [(is_right(a, each.answer), is_right(b, each.answer)) for a, b, each in pairs]
-    only_first, only_second = outcomes.count((True, False)), outcomes.count((False, True))
-    return binomtest(only_first, max(1, only_first + only_second)).pvalue
+    scores = [row(question) for question in questions]  # (choices,) each
+    pairs = zip(scores, questions, strict=True)
+    return np.array([(row >= row[q.answer]).sum().item() == 1 for row, q in pairs])
 
 
-def print_table(rows: dict[str, list[dict[str, Scores]]], questions: Splits) -> None:
-    """Print mean and standard deviation of the accuracies of each row, with one run per seed.
+def evaluate(runs: list[Row], splits: Splits) -> Right:
+    """Return which questions each run answers right, for validation, test and both."""
+    right = {name: np.array([is_right(run, splits[name]) for run in runs]) for name in EVALUATED}
+    return right | {"both": np.hstack(list(right.values()))}
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
+    """Return how many questions only `first` and only `second` answers right, and a p-value.
+
+    The p-value is that of McNemar's exact test: the probability of counts at least as unequal if a
+    fair coin decided which of the two answers a question.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    p_value = binomtest(only_first, max(1, only_first + only_second)).pvalue
+    return only_first, only_second, p_value
+
+
+def chance(questions: list[EncodedQuestion]) -> float:
+    """Return the accuracy of guessing."""
+    return float(np.mean([1 / len(question.choices) for question in questions]))
+
+
+def print_table(results: dict[str, Right], splits: Splits) -> None:
+    """Print mean and standard deviation of the accuracies over the runs of each row.
 
     The 95 % confidence interval is that of the mean accuracy on so many test questions.
     """
     print(f"\n{'':30}{'validation':>17}{'test':>17}  95 % interval")
-    chance = [np.mean([1 / len(q.choices) for q in questions[name]]) for name in EVALUATED]
-    print(f"{'chance':30}{chance[0]:9.3f}{'':8}{chance[1]:9.3f}")
-    for row, runs in rows.items():
+    print(f"{'chance':30}{chance(splits['validation']):9.3f}{chance(splits['test']):17.3f}")
+    for row, right in results.items():
         print(f"{row:30}", end="")
         for name in EVALUATED:
-            values = [accuracy(run[name], questions[name]) for run in runs]
-            deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-            print(f"{np.mean(values):9.3f}{deviation:8}", end="")
-        count = len(questions["test"])
-        interval = binomtest(round(np.mean(values) * count), count).proportion_ci(method="wilson")
+            accuracies = right[name].mean(axis=1)  # (runs,)
+            deviation = f" ± {accuracies.std(ddof=1):.3f}" if len(accuracies) > 1 else ""
+            print(f"{accuracies.mean():9.3f}{deviation:8}", end="")
+        count = right["test"].shape[1]
+        test = binomtest(round(right["test"].mean() * count), count)
+        interval = test.proportion_ci(method="wilson")
         print(f"  {interval.low:.3f} to {interval.high:.3f}")
+
+
+def print_comparison(shown: Right, hidden: Right) -> None:
+    """Print McNemar's test of the first ranker with and the first without the question."""
+    print("\nMcNemar's test, rankers of the first seed: questions that only one answers right")
+    print(f"{'':12}{'question shown':>16}{'not shown':>12}{'p':>9}")
+    for name in shown:
+        only_shown, only_hidden, p_value = mcnemar(shown[name][0], hidden[name][0])
+        print(f"{name:12}{only_shown:16}{only_hidden:12}{p_value:9.2g}")
+    gains = [f"{shown[name].mean() - hidden[name].mean():+.3f} ({name})" for name in EVALUATED]
+    evidence = "evidence" if p_value < 0.05 else "no evidence"  # p_value is that of both sets
+    common.note(
+        f"with the question the accuracy of the ranker changes by {', '.join(gains)}: {evidence} "
+        f"of a difference (p = {p_value:.2g} on both sets)"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Answer the questions in every way, from the simplest to the most expensive."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", "--data", model=MODEL)
-    text = "data set on the Hub, or docstrings of installed libraries (default: openbookqa)"
-    parser.add_argument("--dataset", choices=(*MULTIPLE_CHOICE, "docstrings"), help=text)
-    parser.add_argument("--finetune", action="store_true", help="also fine-tune the whole encoder")
+    choices = ("openbookqa", "docstrings")
+    parser.add_argument("--dataset", choices=choices, help="data set (default: openbookqa)")
+    parser.add_argument("--finetune", action="store_true", help="also fine-tune the encoder")
     arguments = parser.parse_args(argv)
     seed, device = arguments.seed, common.select_device(arguments.device)
     limit = QUICK_QUESTIONS if arguments.quick else MAX_QUESTIONS
-    _, splits = lab_data.load_or_docstrings(arguments, "openbookqa", lab_data.load_questions)
-    questions = {
-        name: shuffle_choices(sample(each, limit, seed), np.random.default_rng(seed))
-        for name, each in splits.items()
-    }
-    folder = pretrained.find_model(arguments.model, pretrained.ENCODER)
-    tokenizer = pretrained.load(AutoTokenizer, folder)
-    model = pretrained.load(AutoModel, folder).to(device)
 
+    _, loaded = lab_data.load_or_docstrings(arguments, "openbookqa", lab_data.load_questions)
+    questions = {name: sample(rows, limit, seed) for name, rows in loaded.items()}
+    folder = common.find_model(arguments.model, MODEL, bundled.encoder)
+    tokenizer = common.load(AutoTokenizer, folder)
+    model = common.load(AutoModel, folder).to(device)
     if "validation" not in questions:
-        texts = [f"{q.text} {q.choices[q.answer]}" for q in questions["train"]]
-        features = encode_normalised(model, tokenizer, texts)  # (questions, width)
-        questions |= hold_out(questions["train"], features, seed)
+        with common.errors_in("too few training questions"):
+            questions |= hold_out(model, tokenizer, questions["train"], seed)
+    questions = {name: questions[name] for name in SPLITS}
+    questions = lab_data.remove_duplicates(questions, text=lambda question: question.text)
+    if empty := [name for name in SPLITS if not questions[name]]:
+        raise common.ScriptError(f"no {empty[0]} questions are left; use more questions")
     print(", ".join(f"{len(questions[name]):,} {name}" for name in SPLITS), "questions")
+    splits = {name: add_features(model, tokenizer, questions[name]) for name in SPLITS}
 
-    choice_only, both, cosine = {}, {}, {}
-    for name, split in questions.items():
-        choices = [choice for question in split for choice in question.choices]
-        choice_features = encode_normalised(model, tokenizer, choices)  # (choices, width)
-        repeats = [len(question.choices) for question in split]
-        question_features = encode_normalised(model, tokenizer, [each.text for each in split])
-        question_features = np.repeat(question_features, repeats, axis=0)  # (choices, width)
-        product = choice_features * question_features
-        similarity = product.sum(1, keepdims=True)  # (choices, 1), the cosine
-        cosine[name] = per_question(similarity[:, 0], split)
-        choice_only[name] = choice_features
-        both[name] = np.hstack([choice_features, question_features, product, similarity])
-    first = {name: [-np.arange(len(q.choices)) for q in questions[name]] for name in EVALUATED}
-    longest = {
-        name: [np.array([len(choice) for choice in q.choices]) for q in questions[name]]
-        for name in EVALUATED
-    }
     seeds = range(seed, seed + SEEDS)
-    without_question = [rank(choice_only, questions, s) for s in seeds]
-    with_question = [rank(both, questions, s) for s in seeds]
-    rows = {
-        "always the first": [first],
-        "the longest": [longest],
-        "cosine, frozen features": [cosine],
-        "ranker, question not shown": without_question,
-        "ranker": with_question,
+    rows: dict[str, list[Row]] = {
+        "the longest": [lambda question: torch.tensor([*map(len, question.choices)])],
+        "cosine": [lambda question: question.paired[:, -1]],
+        "ranker, question not shown": [fit_ranker(splits, "alone", each) for each in seeds],
+        "ranker": [fit_ranker(splits, "paired", each) for each in seeds],
     }
-    if arguments.finetune:
+    epochs = 1 if arguments.quick else TUNING_EPOCHS
+    for kind, learning_rate in TUNING_RATES.items() if arguments.finetune else ():
         common.seed_everything(seed)
-        tuned = add_head(AutoModelForMultipleChoice, folder, {0: "score"}).to(device)
-        epochs = 1 if arguments.quick else TUNING_EPOCHS
-        rows[f"fine-tuned, {epochs} epochs"] = [finetune(tuned, tokenizer, questions, seed, epochs)]
-    print_table(rows, questions)
-    sums = sum_of_scores(without_question), sum_of_scores(with_question)
-    p_value = mcnemar(*sums, questions["test"])
-    print(f"\nMcNemar's test, ranker with and without the question: p = {p_value:.2g}")
+        tuned = add_tuned_head(folder, kind).to(device)
+        trained = sum(weight.numel() for weight in tuned.parameters() if weight.requires_grad)
+        with common.errors_in(folder):
+            row = finetune(tuned, tokenizer, splits["train"], epochs, learning_rate)
+        rows[f"{kind}, {trained / 1e6:.2f} M weights"] = [row]
+
+    results = {name: evaluate(runs, splits) for name, runs in rows.items()}
+    print_table(results, splits)
+    shown, hidden = results["ranker"], results["ranker, question not shown"]
+    print_comparison(shown, hidden)
+    common.note(
+        f"without the question the ranker answers {hidden['test'].mean():.3f} of the test "
+        f"questions, by the wording of the choices; guessing answers {chance(splits['test']):.3f}"
+    )
     return 0
 
 

@@ -6,26 +6,23 @@ became a single token, including the space before it. A rare word is split, down
 Texts similar to those pages take fewer tokens.
 
     python lab_tokenizer.py
-    python lab_tokenizer.py --text FILE         the last line and the picture for another text
+    python lab_tokenizer.py --text FILE         count the tokens of another text
+    python lab_tokenizer.py --model ID_OR_DIR   the tokenizer of another model
 
 Takes seconds. Expect "Hello World" to have the tokens 15496 and 2159, and the Inferno about 2.4
 characters per token. The picture is results/lab_tokenizer.png.
 """
 
-from __future__ import annotations
-
 from itertools import accumulate
-
-import common
-import lab_common
-import pretrained
 
 from matplotlib.figure import Figure
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
 
+import bundled
+import common
+import inferno
+
 MODEL = "openai-community/gpt2"  # the model that the exercise names; only its tokenizer is used
-# Files that name the class of a tokenizer. GPT-2's vocabulary is also found without them.
-SETTINGS = ("tokenizer.json", "tokenizer_config.json", "config.json")
 HELLO_WORLDS = ("Hello World", "hello World", " hello World", "HelloWorld", "Hello World ")
 TEXTS = {  # one for each kind of text
     "plain English": "The weather is nice today.",
@@ -37,26 +34,25 @@ TEXTS = {  # one for each kind of text
     "code": "for i in range(10):\n    print(i)",
     "digits": "3.14159265358979",
 }
+COMPARED = ("plain English", "in capitals", "Italian", "Bulgarian")  # a sentence each
 
 
 def format_pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Return the texts of the tokens, separated by bars; a dot is a part of a character."""
-    pieces = []
-    for number, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
-        is_marked = token.startswith(
-            "\u2581"
-        )  # a space of SentencePiece, which `decode` may remove
-        pieces.append(token.replace("\u2581", " ") if is_marked else tokenizer.decode([number]))
+    pieces = [tokenizer.decode([number]) for number in ids]
+    # the bytes of a part of a character are not UTF-8; `decode` replaces them by U+FFFD
     return "|".join(
         "\N{MIDDLE DOT}" if "\ufffd" in piece else repr(piece)[1:-1] for piece in pieces
     )
 
 
-def print_row(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> None:
-    """Print the lengths of a text in characters and in tokens, and its tokens."""
+def print_row(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> float:
+    """Print the numbers of characters and tokens of a text, and its tokens; return the ratio."""
     ids = tokenizer(text)["input_ids"]
-    print(f"{name:15} {len(text):5} {len(ids):6} {len(text) / max(1, len(ids)):6.2f}  {ids}")
+    ratio = len(text) / max(1, len(ids))
+    print(f"{name:15} {len(text):5} {len(ids):6} {ratio:6.2f}  {ids}")
     print(f"{'':36}{format_pieces(tokenizer, ids)}")
+    return ratio
 
 
 def draw_lengths(lines: list[str], counts: list[int]) -> None:
@@ -75,25 +71,32 @@ def draw_lengths(lines: list[str], counts: list[int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Print the tokens of short texts, then the number of tokens of a long text."""
     arguments = common.argument_parser(__doc__, "--text", model=MODEL).parse_args(argv)
-    folder = pretrained.find_model(
-        arguments.model, pretrained.GPT2_VOCABULARY, MODEL, weights=False
-    )
-    text = lab_common.load_inferno(arguments.text)
-    has_settings = any((folder / name).exists() for name in SETTINGS)
-    tokenizer = pretrained.load(AutoTokenizer if has_settings else GPT2Tokenizer, folder)
-
+    folder = common.find_model(arguments.model, MODEL, bundled.gpt2_tokenizer, weights=False)
+    text = inferno.load(arguments.text)
     lines = text.splitlines(keepends=True)
-    with common.checkpoint_errors(folder):
-        print(f"{'text':15} {'chars':>5} {'tokens':>6} {'ratio':>6}  ids and pieces")
+    tokenizer = common.load(AutoTokenizer if arguments.model else GPT2Tokenizer, folder)
+
+    with common.errors_in(folder):
+        tensor = tokenizer(HELLO_WORLDS[0], return_tensors="pt")["input_ids"]  # (1, tokens)
+        print(f"{HELLO_WORLDS[0]!r} as a tensor, for a model: {tensor}\n")
+        print(f"{'text':15} {'chars':>5} {'tokens':>6} {'ratio':>6}  ids, and pieces of the text")
         for hello in HELLO_WORLDS:
             print_row(tokenizer, repr(hello), hello)
-        for name, example in TEXTS.items():
-            print_row(tokenizer, name, example)
+        ratios = {name: print_row(tokenizer, name, example) for name, example in TEXTS.items()}
         # GPT-2 adds no special tokens; those of other models would count once per line
-        counts = [len(ids) for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
+        options = {"add_special_tokens": False}
+        first = [ids[0] for ids in tokenizer(list(HELLO_WORLDS[:3]), **options)["input_ids"]]
+        counts = [len(ids) for ids in tokenizer(lines, **options)["input_ids"]]
     ratio = len(text) / max(1, sum(counts))
-    print(f"\nthe text: {len(text):,} characters, {sum(counts):,} tokens line by line, ", end="")
-    print(f"{ratio:.2f} characters to a token")
+    total = f"{sum(counts):,} tokens (tokenized line by line)"
+    print(f"\nthe text: {len(text):,} characters, {total}, {ratio:.2f} characters per token")
+    numbers = ", ".join(map(str, first))
+    common.note(f"Hello, hello and hello after a space: {len(set(first))} first tokens, {numbers}")
+    shown = ", ".join(f"{ratios[name]:.2f} ({name})" for name in COMPARED)
+    common.note(
+        f"characters per token: {shown}, {ratio:.2f} (the text); tokens are longest in texts like "
+        "those from which the vocabulary was learned"
+    )
     draw_lengths(lines, counts)
     return 0
 

@@ -1,27 +1,24 @@
 """Task 04: summarise a text about the Eiffel Tower in at most 50 tokens.
 
-An encoder-decoder such as the T5 that the task names writes an abstractive summary, token by token.
-transformers 5 has no `pipeline("summarization")` any more. The script does the same in four steps:
-read the checkpoint's own settings for summaries, put its prefix before the text, generate with the
-task's limit of 50 tokens, and decode. The limit cuts the summary in the middle of a sentence, as in
-the output that the task shows.
+The T5 that the task names reads the text with its encoder, and writes the summary with its decoder,
+token by token. transformers 5 has no `pipeline("summarization")` any more. The script takes the
+pipeline's steps: find the settings for summaries that the checkpoint contains, put their prefix
+before the text, generate, and decode.
 
-If the T5 cannot be downloaded, the bundled encoder makes an extractive summary of whole sentences
-of the text. Small generative models may invent facts. An extractive summary is true to the text.
+If the T5 cannot be downloaded, the bundled encoder selects sentences of the text. It cannot write.
+Such an extractive summary copies, so it is as true as the text. A written one may be wrong.
 
     python task04.py
-    python task04.py --model bundled    an extractive summary
-    python task04.py --model DIR        another T5 or encoder-decoder, or another encoder
+    python task04.py "A long text. It has many sentences."        summarise your own text
+    python task04.py --text FILE                                  or that of a file
+    python task04.py --model bundled                              select sentences
+    python task04.py --model DIR                                  another T5 or another encoder
 
-Takes seconds after a download of 242 MB. Expect one sentence and the beginning of another.
+Takes seconds, after a download of 242 MB. Expect a sentence and the beginning of another, which the
+limit of 50 tokens cuts off. With the bundled encoder expect two whole sentences.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
-import common
-import pretrained
+import re
 
 import torch
 from transformers import (
@@ -32,6 +29,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+
+import bundled
+import common
 
 MODEL = "cnicu/t5-small-booksum"  # the checkpoint that the task names
 MAX_LENGTH = 50  # tokens of the summary; those of T5 include the start token of the decoder
@@ -49,55 +49,75 @@ LONG_TEXT = (
 
 
 def summarise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return a summary of the text, as `pipeline("summarization")` of transformers 4 did."""
-    # T5's settings for summaries: 4 beams, at least 30 tokens, no 3-gram twice, and a prefix
-    all_settings: dict[str, Any] = getattr(model.config, "task_specific_params", None) or {}
-    own = all_settings.get("summarization", {})
-    prefix = own.get("prefix", "")  # "summarize: " names the task for T5
-    settings = {name: own[name] for name in pretrained.BEAM_SEARCH if name in own}
-    settings["max_length"] = MAX_LENGTH  # the task's limit replaces the checkpoint's 200
-    inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)
-    pretrained.check_context(model, inputs["input_ids"].shape[1])
-    pretrained.clear_generation_settings(model, keep=pretrained.BEAM_SEARCH)
-    tokens = model.generate(**inputs, **settings)  # (1, time)
+    """Return a written summary of a text, as `pipeline("summarization")` of transformers 4 did.
+
+    The settings for summaries of T5 are a beam search (4 candidates, see task 06), at least 30
+    tokens, and no sequence of 3 tokens twice.
+    """
+    task_settings = getattr(model.config, "task_specific_params", None) or {}
+    settings = dict(task_settings.get("summarization", {}))
+    prefix = settings.pop("prefix", "")  # "summarize: " names the task for T5
+    settings["max_length"] = MAX_LENGTH  # the limit of the task, instead of the checkpoint's 200
+
+    inputs = tokenizer(prefix + text, return_tensors="pt")  # (1, time)
+    longest = common.context_length(model, tokenizer)
+    if (length := inputs["input_ids"].shape[1]) > longest:
+        common.note(f"the summary is that of the first {longest} of {length} tokens")
+        inputs = tokenizer(prefix + text, return_tensors="pt", truncation=True, max_length=longest)
+    tokens = model.generate(**inputs.to(model.device), **settings)  # (1, time)
     return tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 @torch.inference_mode()
 def select_sentences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return the sentences that are most similar to the whole text, within the limit of tokens.
+    """Return the sentences most similar to the whole text, in the order of the text.
 
-    The similarity is the cosine between the mean hidden state of a sentence and the mean of these
-    over all sentences (Radev et al. 2004). The sentences keep their order.
+    The vector of a sentence is the mean of its hidden states, scaled to length 1. The vector of the
+    text is the mean of these. The similarity is their dot product (Radev et al. 2004). At most a
+    third of the sentences are selected, so that a short text is shortened too. Raises `ScriptError`
+    if every sentence is longer than the limit of tokens.
     """
-    sentences = common.split_sentences(text)
-    inputs = tokenizer(sentences, return_tensors="pt", padding=True).to(model.device)
-    mask = inputs["attention_mask"].unsqueeze(-1)  # (sentences, time, 1)
-    hidden = model(**inputs).last_hidden_state  # (sentences, time, width)
-    features = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1))  # unit length
-    similarities = features @ features.mean(0)  # (sentences,)
-    lengths = [len(tokenizer(each, add_special_tokens=False)["input_ids"]) for each in sentences]
-    chosen: set[int] = set()
-    for number in similarities.argsort(descending=True).tolist():
-        if sum(lengths[each] for each in chosen | {number}) <= MAX_LENGTH:
-            chosen.add(number)
-    return " ".join(sentences[number] for number in sorted(chosen))
+    # A sentence ends after "tall." but not after "Dr.", and not before a small letter.
+    sentences = re.split(r"(?<=[^\s.]{3}[.!?])\s+(?=[^a-z])|\n\s*\n", text.strip())
+    common.note(f"sentences to select from: {len(sentences)}")
+    options = {"truncation": True, "max_length": common.context_length(model, tokenizer)}
+    vectors = []
+    for sentence in sentences:
+        inputs = tokenizer(sentence, return_tensors="pt", **options).to(model.device)  # (1, time)
+        vectors.append(model(**inputs).last_hidden_state[0].mean(0))  # (width,)
+    unit_vectors = torch.nn.functional.normalize(torch.stack(vectors))  # (sentences, width)
+    similarities = unit_vectors @ unit_vectors.mean(0)  # (sentences,)
+
+    lengths = [len(tokenizer.tokenize(sentence)) for sentence in sentences]
+    selected: list[int] = []
+    for index in similarities.argsort(descending=True).tolist():
+        total = lengths[index] + sum(lengths[other] for other in selected)
+        if total <= MAX_LENGTH and len(selected) < len(sentences) / 3:
+            selected.append(index)
+    if not selected:
+        raise common.ScriptError(f"no sentence of the text has at most {MAX_LENGTH} tokens")
+    return " ".join(sentences[index] for index in sorted(selected))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Load the model and print the summary of the text."""
-    arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.ENCODER, MODEL)
+    parser = common.argument_parser(__doc__, "--device", "--text", model=MODEL)
+    parser.add_argument("long_text", nargs="?", default=LONG_TEXT, metavar="TEXT")
+    arguments = parser.parse_args(argv)
+    text = common.read_text(arguments.text) if arguments.text else arguments.long_text
+    if not text.strip():
+        raise common.ScriptError("the text is empty, so there is nothing to summarise")
+    folder = common.find_model(arguments.model, MODEL, bundled.encoder)
     device = common.select_device(arguments.device)
-    tokenizer = pretrained.load(AutoTokenizer, folder)
-    if pretrained.load(AutoConfig, folder).is_encoder_decoder:
-        model = pretrained.load(AutoModelForSeq2SeqLM, folder).to(device)
-        write_summary = summarise
-    else:
-        model = pretrained.load(AutoModel, folder).to(device)
-        write_summary = select_sentences
-    with common.checkpoint_errors(folder):
-        print(write_summary(model, tokenizer, LONG_TEXT))
+    tokenizer = common.load(AutoTokenizer, folder)
+    with common.errors_in(folder):
+        if common.load(AutoConfig, folder).is_encoder_decoder:
+            model = common.load(AutoModelForSeq2SeqLM, folder).to(device)
+            summary = summarise(model, tokenizer, text)
+        else:  # the bundled encoder, or another one
+            model = common.load(AutoModel, folder).to(device)
+            summary = select_sentences(model, tokenizer, text)
+    print(common.printable(summary))
     return 0
 
 

@@ -1,25 +1,24 @@
 """Task 05: let a language model reply to a guest's review of the Riverview Hotel.
 
-The prompt guides the reply. It begins with rules: what to thank for, what to apologise for, and
-what never to invent. Seven solved examples follow, all with the same structure. A language model
-continues a text in the way it has begun, so it fills this structure with the content of the new
-review. Large models follow the rules alone. Small ones need the examples: without them the bundled
-model repeats itself, or writes as if it were the guest.
+The prompt guides the reply; it is printed on standard error. It begins with rules for thanks,
+apologies and facts. Seven solved examples follow, all with the same structure. A language model
+continues a text in the way in which the text began, so it fills this structure with the content of
+the new review. Large models follow the rules alone. Small ones need the examples: without them the
+bundled model repeats itself, or writes as if it were the guest.
 
     python task05.py
+    python task05.py "The view was great. The bed was too short."        reply to your own review
     python task05.py --temperature 0.7 --seed 1        sample the reply; each seed gives another
     python task05.py --model bundled                   a small model, without a network
     python task05.py --model DIR                       another decoder
 
-About a minute after a download of 1.5 GB. Without --temperature the reply is always the same.
+About a minute, after a download of 1.5 GB; half a minute with the bundled model. Expect a reply
+that thanks for the staff and the amenities and apologises for the room service. Without
+--temperature the reply is always the same.
 """
 
-from __future__ import annotations
-
 import re
-
-import common
-import pretrained
+import sys
 
 from transformers import (
     AutoModelForCausalLM,
@@ -27,6 +26,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+
+import bundled
+import common
 
 # Follows instructions well for its size (Apache-2.0). Larger models are slow on a CPU.
 MODEL = "Qwen/Qwen3-0.6B"
@@ -89,7 +91,7 @@ EXAMPLES = (  # a review, what it praises, and what it complains about
 
 
 def build_prompt(review: str) -> str:
-    """Return the rules, the solved examples, and the review that is to be answered."""
+    """Return the rules, the solved examples, and the review that needs a reply."""
     parts = [RULES]
     for example, praise, complaint in EXAMPLES:
         apology = f" We apologise for {complaint}." if complaint else ""
@@ -99,26 +101,21 @@ def build_prompt(review: str) -> str:
 
 
 def reply(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, review: str, temperature: float
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, temperature: float
 ) -> str:
-    """Return the model's reply to a review; at temperature 0 it is decoded greedily."""
-    inputs = tokenizer(
-        build_prompt(review),
-        return_tensors="pt",
-        return_token_type_ids=False,  # decoders do not take them
-    ).to(model.device)
+    """Return the text with which the model continues the prompt, up to the end of the line."""
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
     prompt_length = inputs["input_ids"].shape[1]
-    pretrained.check_context(model, prompt_length + MAX_NEW_TOKENS)
-    pretrained.clear_generation_settings(model)
-    sampling = {"temperature": temperature, "top_k": 0} if temperature else {}
+    common.check_length(model, tokenizer, prompt_length + MAX_NEW_TOKENS)
     tokens = model.generate(  # (1, time)
         **inputs,
         max_new_tokens=MAX_NEW_TOKENS,  # a limit for models that do not stop by themselves
-        do_sample=temperature > 0,  # sample each token, or take the most likely one,
-        num_beams=1,  # in a single continuation
-        stop_strings=["\n"],  # the reply is one line; another review would follow
-        tokenizer=tokenizer,  # needed to find these strings
-        **sampling,  # from the whole vocabulary, not from the 50 most likely tokens
+        do_sample=temperature > 0,  # draw each token at random; at 0, take the most likely one
+        temperature=temperature or 1.0,  # divides the logits; a high value evens the probabilities
+        top_k=0,  # draw from all tokens, not from the 50 most likely ones
+        num_beams=1,  # write a single reply, not several in parallel
+        stop_strings=["\n"],  # the reply is one line; the model would invent another review
+        tokenizer=tokenizer,  # finds the stop strings
     )
     return tokenizer.decode(tokens[0, prompt_length:], skip_special_tokens=True).strip()
 
@@ -133,16 +130,23 @@ def main(argv: list[str] | None = None) -> int:
     """Print the review and the reply to it."""
     parser = common.argument_parser(__doc__, "--seed", "--device", model=MODEL)
     text = "sample the reply; higher values give more varied words (default: 0, no sampling)"
-    parser.add_argument("--temperature", type=common.temperature, default=0, help=text)
+    parser.add_argument("--temperature", type=common.in_range(float, 0, 100), default=0, help=text)
+    parser.add_argument("review", nargs="?", default=REVIEW, metavar="REVIEW")
     arguments = parser.parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.CHAT_MODEL, MODEL)
-    tokenizer = pretrained.load(AutoTokenizer, folder)
-    model = pretrained.load(AutoModelForCausalLM, folder).to(common.select_device(arguments.device))
+    if not arguments.review.strip():
+        raise common.ScriptError("the review is empty, so there is nothing to reply to")
+    folder = common.find_model(arguments.model, MODEL, bundled.chat_model)
+    tokenizer = common.load(AutoTokenizer, folder)
+    device = common.select_device(arguments.device)
+    model = common.load(AutoModelForCausalLM, folder).to(device)
+
+    prompt = build_prompt(" ".join(arguments.review.split()))
+    print(f"Prompt:\n{prompt}\n", file=sys.stderr)
     common.seed_everything(arguments.seed)
-    with common.checkpoint_errors(folder):
-        answer = reply(model, tokenizer, REVIEW, arguments.temperature)
-    print(f"Customer review:\n{REVIEW}\n")
-    print(f"Hotel reponse to the customer:\n{complete_sentences(answer)}")
+    with common.errors_in(folder):
+        answer = complete_sentences(reply(model, tokenizer, prompt, arguments.temperature))
+    print(f"Customer review:\n{arguments.review}\n")
+    print(f"Hotel reponse to the customer:\n{common.printable(answer)}")
     return 0
 
 

@@ -1,19 +1,16 @@
 """Task 06: translate a sentence from Spanish to Bulgarian.
 
-transformers 5 has no `pipeline("translation")` any more. For a translation model the pipeline
-took these steps: tokenize, generate with the checkpoint's own beam search, and decode.
+transformers 5 has no `pipeline("translation")` any more. The script takes the pipeline's steps:
+split the text into tokens, generate the tokens of the translation, and join them to a text.
 
     python task06.py
-    python task06.py --model bundled    a small model that is part of this project
-    python task06.py --model DIR        another translation model
+    python task06.py "El tren sale a las ocho"        translate your own Spanish sentence
+    python task06.py --model bundled                  a small model that is part of this project
+    python task06.py --model DIR                      another translation model
 
-Takes seconds after a download of 310 MB. Expect one Bulgarian sentence.
+Takes seconds, after a download of 310 MB. Expect one Bulgarian sentence. The bundled model has few
+parameters: it translates the sentence of the task, but makes mistakes in most others.
 """
-
-from __future__ import annotations
-
-import common
-import pretrained
 
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -22,37 +19,50 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import bundled
+import common
+
 # Trained for this pair of languages: smaller and better than one model for a hundred languages.
 MODEL = "Helsinki-NLP/opus-mt-es-bg"
-MAX_LENGTH = 512  # tokens of a translation, if the checkpoint does not name a limit
-TARGET = ">>bul<<"  # names the language for models that translate to several
+TARGET = ">>bul<<"  # names the target language for models with several, such as the bundled one
+NUM_BEAMS = 4  # as in the settings of this model
+MAX_LENGTH = 512  # tokens of the translation, if the settings of the model contain no limit
 SPANISH_TEXT = "Este curso sobre LLMs se está poniendo muy interesante"
 
 
 def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return the translation of a text, as `pipeline("translation")` of transformers 4 did."""
+    """Return the translation of a text, as `pipeline("translation")` of transformers 4 did.
+
+    Greedy search takes the most likely token each time, and cannot take back a bad beginning. Beam
+    search keeps the `NUM_BEAMS` most likely beginnings, continues each of them with every token,
+    and keeps the most likely ones again. In the end it returns the most likely translation.
+    """
     prefix = f"{TARGET} " if TARGET in tokenizer.get_vocab() else ""
-    pretrained.check_one_direction(tokenizer)
-    inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)
-    pretrained.check_context(model, inputs["input_ids"].shape[1])
-    pretrained.clear_generation_settings(model, keep=pretrained.BEAM_SEARCH)
+    inputs = tokenizer(prefix + text, return_tensors="pt").to(model.device)  # (1, time)
+    common.check_length(model, tokenizer, inputs["input_ids"].shape[1])
+    longest = model.generation_config.max_length or MAX_LENGTH
     tokens = model.generate(  # (1, time)
-        **inputs,  # a translation model brings its own settings, such as 4 or 6 beams
-        max_length=model.generation_config.max_length or MAX_LENGTH,
+        **inputs,
+        num_beams=NUM_BEAMS,  # beam search
+        do_sample=False,  # no random choice: a text always has the same translation
+        max_length=min(longest, common.context_length(model, tokenizer)),  # stop a text without end
     )
     return tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Load the model and print the translation of the sentence."""
-    arguments = common.argument_parser(__doc__, "--device", model=MODEL).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.TRANSLATOR, MODEL)
-    tokenizer = pretrained.load(AutoTokenizer, folder)
-    model = pretrained.load(AutoModelForSeq2SeqLM, folder).to(
-        common.select_device(arguments.device)
-    )
-    with common.checkpoint_errors(folder):
-        print(translate(model, tokenizer, SPANISH_TEXT))
+    parser = common.argument_parser(__doc__, "--device", model=MODEL)
+    parser.add_argument("spanish_text", nargs="?", default=SPANISH_TEXT, metavar="TEXT")
+    arguments = parser.parse_args(argv)
+    if not arguments.spanish_text.strip():
+        raise common.ScriptError("the text is empty, so there is nothing to translate")
+    folder = common.find_model(arguments.model, MODEL, bundled.translator)
+    tokenizer = common.load(AutoTokenizer, folder)
+    device = common.select_device(arguments.device)
+    model = common.load(AutoModelForSeq2SeqLM, folder).to(device)
+    with common.errors_in(folder):
+        print(common.printable(translate(model, tokenizer, arguments.spanish_text)))
     return 0
 
 

@@ -1,27 +1,22 @@
 """Task 07: ask two kinds of transformer who painted the Mona Lisa.
 
-Extractive: an encoder (DistilBERT) reads the question and the context together. Each token attends
-to all others, before and after it. The model gives each token of the context two scores: for being
-the first and for being the last token of the answer. The answer is always a part of the context.
-Its position and its probability are known, and nothing can be invented.
-
-Generative: an encoder-decoder (T5) or a decoder reads the same text and writes the answer token by
-token. Each new token depends on everything read and written so far. The answer may use other words
-than the context, and it may be wrong.
+An extractive encoder (DistilBERT) reads question and context together; each token attends to all
+others. Its head, a last layer for one task, scores each token as the first and as the last token of
+the answer. So the answer is a part of the context. A generative encoder-decoder (T5), or a decoder,
+reads the same text and writes the answer token by token, each token from all that was read and
+written before. The answer may use other words, and it may be wrong.
 
     python task07.py
-    python task07.py --extractive-model DIR --generative-model DIR        other models
+    python task07.py "Where was the painter from?"                   your own question
+    python task07.py "Where is it?" --context FILE                   about the text of a file
+    python task07.py --extractive-model DIR --generative-model DIR   other models
 
-Takes seconds after downloads of 261 MB and 993 MB. Expect the extracted answer "Leonardo da Vinci".
+Takes seconds, after downloads of 261 MB and 993 MB. Expect "Leonardo da Vinci" as the extracted
+answer, also of the bundled model. Two lines on standard error compare the answers.
 """
 
-from __future__ import annotations
-
-import sys
-from typing import NamedTuple
-
-import common
-import pretrained
+import math
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -34,10 +29,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-# Small, and trained on questions of this kind (SQuAD).
-EXTRACTIVE_MODEL = "distilbert/distilbert-base-cased-distilled-squad"
-# Trained to follow instructions, among them those of SQuAD.
-GENERATIVE_MODEL = "google/flan-t5-base"
+import bundled
+import common
+
+EXTRACTIVE_MODEL = "distilbert/distilbert-base-cased-distilled-squad"  # trained on questions
+GENERATIVE_MODEL = "google/flan-t5-base"  # trained to follow instructions
 WINDOW, OVERLAP = 384, 128  # tokens of a window (question and context), tokens two windows share
 MAX_ANSWER_LENGTH = 15  # tokens of an extracted answer
 MAX_NEW_TOKENS = 30  # of a generated answer
@@ -52,60 +48,57 @@ CONTEXT = (
 PROMPT = "Read this and answer the question.\n\n{context}\n\n{question}"
 
 
-class Answer(NamedTuple):
-    """The part `context[start:end]` of a context, with its probability."""
+def best_span(
+    start_logits: torch.Tensor, end_logits: torch.Tensor, in_context: torch.Tensor
+) -> tuple[float, int, int]:
+    """Return the log-probability of the most probable answer, and its first and last token.
 
-    text: str
-    score: float
-    start: int
-    end: int
+    log p(answer) = log p(first token) + log p(last token). The arguments are (time,).
+    """
+    is_option = in_context.clone()  # (time,)
+    is_option[0] = True  # [CLS]: models may choose it if the context contains no answer
+    start = start_logits.masked_fill(~is_option, -torch.inf).log_softmax(0)  # (time,)
+    end = end_logits.masked_fill(~is_option, -torch.inf).log_softmax(0)  # (time,)
+    spans = start[:, None] + end  # (first token, last token)
+    # triu keeps the diagonal and what is above it: the last token is not before the first one.
+    # tril drops what is more than 14 above the diagonal: an answer has at most 15 tokens.
+    is_answer = (in_context[:, None] & in_context).triu().tril(MAX_ANSWER_LENGTH - 1)
+    spans = spans.masked_fill(~is_answer, -torch.inf)
+    first, last = divmod(int(spans.argmax()), len(spans))  # argmax numbers the cells row by row
+    return float(spans[first, last]), first, last
 
 
+@torch.inference_mode()
 def extract(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, context: str
-) -> Answer:
-    """Return the most probable answer in a context of any length.
+) -> tuple[float, int, int]:
+    """Return the probability of the best answer, and its first and last character in the context.
 
-    The rules are those of `pipeline("question-answering")` of transformers 4. Each window on the
-    context has its own probabilities, over its context tokens and its first token. The answer has
-    at most `MAX_ANSWER_LENGTH` tokens and consists of whole words. Raises `ScriptError` if the
-    question leaves no room for a context.
+    As in `pipeline("question-answering")` of transformers 4, each window on the context has its own
+    probabilities, and an answer consists of whole words.
     """
-    size = min(tokenizer.model_max_length, WINDOW)
-    if (length := len(tokenizer(question)["input_ids"])) + OVERLAP >= size:
-        raise common.ScriptError(
-            f"the question has {length} tokens; at most {size - OVERLAP - 1} leave room for a text"
-        )
+    if len(tokenizer(question)["input_ids"]) + OVERLAP >= WINDOW:
+        raise common.ScriptError("the question is too long; it leaves no room for the context")
     windows = tokenizer(
         question,
         context,
         truncation="only_second",  # cut the context, never the question
-        max_length=size,
+        max_length=WINDOW,
         stride=OVERLAP,
-        return_overflowing_tokens=True,  # one window after another, not only the first
+        return_overflowing_tokens=True,  # all windows, not only the first
     )
-    names = [name for name in tokenizer.model_input_names if name in windows]
+    del windows["overflow_to_sample_mapping"]  # no input of the model
     answers = []
     for number, encoding in enumerate(windows.encodings):
-        inputs = {name: torch.tensor([windows[name][number]]) for name in names}  # (1, time)
-        with torch.inference_mode():
-            output = model(**{name: ids.to(model.device) for name, ids in inputs.items()})
-        in_context = torch.tensor([part == 1 for part in encoding.sequence_ids])  # (time,)
-        allowed = in_context | (inputs["input_ids"][0] == tokenizer.cls_token_id)
-        start, end = (  # log-probabilities of the first and of the last token: (time,) each
-            logits[0].cpu().masked_fill(~allowed, -torch.inf).log_softmax(-1)
-            for logits in (output.start_logits, output.end_logits)
-        )
-        spans = start[:, None] + end  # (first token, last token)
-        is_span = torch.ones_like(spans).triu().tril(MAX_ANSWER_LENGTH - 1).bool()
-        is_span &= in_context[:, None] & in_context  # the first token means "no answer"
-        spans = spans.masked_fill(~is_span, -torch.inf)
-        first, last = divmod(int(spans.argmax()), len(end))
-        first_character = encoding.word_to_chars(encoding.token_to_word(first), 1)[0]
-        end_character = encoding.word_to_chars(encoding.token_to_word(last), 1)[1]
-        text = context[first_character:end_character]
-        answers.append(Answer(text, float(spans.max().exp()), first_character, end_character))
-    return max(answers, key=lambda answer: answer.score)
+        rows = {name: torch.tensor([ids[number]]) for name, ids in windows.items()}  # (1, time)
+        output = model(**{name: row.to(model.device) for name, row in rows.items()})
+        # sequence_ids are 0 for the question, 1 for the context, None for [CLS] and [SEP]
+        in_context = torch.tensor([text == 1 for text in encoding.sequence_ids]).to(model.device)
+        score, first, last = best_span(output.start_logits[0], output.end_logits[0], in_context)
+        start, _ = encoding.word_to_chars(encoding.token_to_word(first), 1)
+        _, end = encoding.word_to_chars(encoding.token_to_word(last), 1)
+        answers.append((math.exp(score), start, end))
+    return max(answers)
 
 
 def generate_answer(
@@ -113,62 +106,55 @@ def generate_answer(
 ) -> str:
     """Return the answer that the model writes after the context and the question."""
     prompt = PROMPT.format(context=context, question=question)
-    is_chat = tokenizer.chat_template is not None
-    if is_chat:  # a model for conversations answers a user's message
-        message = {"role": "user", "content": prompt}
-        prompt = tokenizer.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-    inputs = tokenizer(
-        prompt,
-        return_tensors="pt",
-        return_token_type_ids=False,  # decoders do not take them
-        add_special_tokens=not is_chat,  # the template contains them already
-    ).to(model.device)
+    if tokenizer.chat_template:  # a chat model answers a user's message
+        message = [{"role": "user", "content": prompt}]
+        options = {"add_generation_prompt": True, "enable_thinking": False, "return_dict": True}
+        inputs = tokenizer.apply_chat_template(message, return_tensors="pt", **options)
+    else:
+        inputs = tokenizer(prompt, return_tensors="pt")
     prompt_length = inputs["input_ids"].shape[1]
-    pretrained.check_context(model, prompt_length + MAX_NEW_TOKENS)
-    pretrained.clear_generation_settings(model)
+    common.check_length(model, tokenizer, prompt_length + MAX_NEW_TOKENS)
     tokens = model.generate(  # (1, time)
-        **inputs,
+        inputs["input_ids"].to(model.device),
         max_new_tokens=MAX_NEW_TOKENS,  # the answer is short
-        do_sample=False,  # greedy: the most likely token each time,
-        num_beams=1,  # in a single continuation
+        do_sample=False,  # greedy: the most likely token each time
+        num_beams=1,  # a single answer, not several in parallel
     )
     start = 0 if model.config.is_encoder_decoder else prompt_length  # a decoder repeats the prompt
-    return " ".join(tokenizer.decode(tokens[0, start:], skip_special_tokens=True).split())
+    return tokenizer.decode(tokens[0, start:], skip_special_tokens=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Ask both models and print their answers."""
-    parser = common.argument_parser(
-        __doc__, "--device", extractive_model=EXTRACTIVE_MODEL, generative_model=GENERATIVE_MODEL
-    )
+    """Ask both models, print their answers and compare them."""
+    models = {"extractive_model": EXTRACTIVE_MODEL, "generative_model": GENERATIVE_MODEL}
+    parser = common.argument_parser(__doc__, "--device", **models)
+    parser.add_argument("question", nargs="?", default=QUESTION, metavar="QUESTION")
+    parser.add_argument("--context", type=Path, metavar="FILE", help="text with the answer")
     arguments = parser.parse_args(argv)
-    device = common.select_device(arguments.device)
+    question, device = arguments.question, common.select_device(arguments.device)
+    context = common.read_text(arguments.context) if arguments.context else CONTEXT
+    if not question.strip() or not context.strip():
+        raise common.ScriptError("the question or the context is empty")
 
-    extractive_folder = pretrained.find_model(
-        arguments.extractive_model, pretrained.READER, EXTRACTIVE_MODEL
-    )
-    generative_folder = pretrained.find_model(
-        arguments.generative_model, pretrained.CHAT_MODEL, GENERATIVE_MODEL
-    )
+    folder = common.find_model(arguments.extractive_model, EXTRACTIVE_MODEL, bundled.reader)
+    tokenizer = common.load(AutoTokenizer, folder)
+    model = common.load(AutoModelForQuestionAnswering, folder).to(device)
+    with common.errors_in(folder):
+        probability, start, end = extract(model, tokenizer, question, context)
+    print(f"Answer extractive question-answering: {common.printable(context[start:end])}")
 
-    tokenizer = pretrained.load(AutoTokenizer, extractive_folder)
-    model = pretrained.load(AutoModelForQuestionAnswering, extractive_folder).to(device)
-    with common.checkpoint_errors(extractive_folder):
-        extracted = extract(model, tokenizer, QUESTION, CONTEXT)
-
-    is_encoder_decoder = pretrained.load(AutoConfig, generative_folder).is_encoder_decoder
-    auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
-    tokenizer = pretrained.load(AutoTokenizer, generative_folder)
-    model = pretrained.load(auto_class, generative_folder).to(device)
-    with common.checkpoint_errors(generative_folder):
-        generated = generate_answer(model, tokenizer, QUESTION, CONTEXT)
-
-    print(f"Answer extractive question-answering: {extracted.text}")
+    folder = common.find_model(arguments.generative_model, GENERATIVE_MODEL, bundled.chat_model)
+    tokenizer = common.load(AutoTokenizer, folder)
+    config = common.load(AutoConfig, folder)
+    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = common.load(auto_class, folder).to(device)
+    with common.errors_in(folder):
+        generated = common.printable(generate_answer(model, tokenizer, question, context))
     print(f"Answer generative question-answering: {generated}")
-    position = f"characters {extracted.start} to {extracted.end}"
-    print(f"extractive: probability {extracted.score:.3f}, {position}", file=sys.stderr)
+
+    common.note(f"extracted: characters {start} to {end}, probability {probability:.3f}")
+    origin = "copied from" if generated in common.printable(context) else "not a part of"
+    common.note(f"generated: word by word, {origin} the context")
     return 0
 
 

@@ -7,20 +7,20 @@ training texts, which returns a dictionary of tensors. The test texts are tokeni
     python task08.py
     python task08.py --model bundled        the tokenizer of the bundled encoder, without a network
 
-Takes seconds. Expect the token ids of the statement; English uncased BERT models share their
-vocabulary. The statement prints `num_rows: 1` for the test data, which have two rows. 2 is right.
+Takes seconds. Expect the token ids of the statement, also with the bundled tokenizer: all English
+uncased BERT models have the same vocabulary. Each text begins with 101, the token [CLS], and ends
+with 102, the token [SEP]; 0 is padding, where the attention mask is 0 too. The statement prints
+`num_rows: 1` for the test data, which have two rows. 2 is right.
 """
 
-from __future__ import annotations
-
 from typing import Any
-
-import common
-import pretrained
 
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+import bundled
+import common
 
 TOKENIZER = "distilbert/distilbert-base-uncased"  # the tokenizer of the encoder in task 09
 SETTINGS = {
@@ -45,15 +45,15 @@ TEST_DATA: dict[str, Any] = {
 }
 
 
-def tokenize_train(tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
-    """Tokenize all training texts in one call: tensors (row, token) by name."""
-    # `return_tensors`: the whole set is one batch, and a model takes tensors
-    return dict(tokenizer(TRAIN_DATA["text"], return_tensors="pt", **SETTINGS))
+def tokenize_train(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, torch.Tensor]:
+    """Tokenize all texts in one call: tensors (row, token) by name."""
+    # `return_tensors`: the texts are one batch, and a model takes tensors
+    return dict(tokenizer(texts, return_tensors="pt", **SETTINGS))
 
 
-def tokenize_test(tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Tokenize the test texts row by row into the columns of a `Dataset`."""
-    dataset = Dataset.from_dict(TEST_DATA)
+def tokenize_test(tokenizer: PreTrainedTokenizerBase, data: dict[str, list]) -> Dataset:
+    """Tokenize the texts row by row into new columns of a `Dataset`."""
+    dataset = Dataset.from_dict(data)
     # no `return_tensors`: for one row it would return (1, token), a list within a list
     return dataset.map(lambda row: dict(tokenizer(row["text"], **SETTINGS)))
 
@@ -61,11 +61,11 @@ def tokenize_test(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 def main(argv: list[str] | None = None) -> int:
     """Tokenize both sets and print them."""
     arguments = common.argument_parser(__doc__, model=TOKENIZER).parse_args(argv)
-    folder = pretrained.find_model(arguments.model, pretrained.ENCODER, TOKENIZER, weights=False)
-    tokenizer = pretrained.load(AutoTokenizer, folder)
-    with common.checkpoint_errors(folder):
-        print(f"Tokenized training data:\n{tokenize_train(tokenizer)}")
-        print(f"Tokenized test data:\n{tokenize_test(tokenizer)}")
+    folder = common.find_model(arguments.model, TOKENIZER, bundled.encoder, weights=False)
+    tokenizer = common.load(AutoTokenizer, folder)
+    with common.errors_in(folder):
+        print(f"Tokenized training data:\n{tokenize_train(tokenizer, TRAIN_DATA['text'])}")
+        print(f"Tokenized test data:\n{tokenize_test(tokenizer, TEST_DATA)}")
     return 0
 
 

@@ -4,7 +4,7 @@ The right metric depends on the task:
 
 - A summary should contain the content of the reference, so ROUGE counts the words they share.
 - A translation may use other words, so METEOR, which knows word stems and synonyms, is better than
-  metrics that count equal words. Other metrics are printed below it for comparison.
+  metrics that count equal words. Such metrics are printed below it for comparison.
 - An extracted answer is a part of a text. Exact match measures whether it is right, and F1 whether
   it is partly right.
 
@@ -14,26 +14,24 @@ Takes seconds. METEOR needs WordNet for synonyms; if NLTK does not have it, it i
 Expect a ROUGE-1 of 0.772, a METEOR of 0.372 (0.345 without WordNet) and an exact match of 0.25.
 """
 
-from __future__ import annotations
-
-import contextlib
+import io
 import re
-import unicodedata
+import socket
 from collections import Counter
 from statistics import fmean
 from string import punctuation
+from types import SimpleNamespace
 from typing import Any
-
-import common
-from task12 import References, as_lists, bleu, chrf, corpus_score, smoothed_bleu
 
 import nltk
 from nltk.corpus import wordnet
-from nltk.tokenize import NLTKWordTokenizer, PunktSentenceTokenizer
-from nltk.tokenize.punkt import PunktParameters
+from nltk.tokenize import NLTKWordTokenizer
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import TER
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+import common
+from task12 import bleu
 
 SUMMARY_PREDICTIONS = [
     "Pluto is a dwarf planet in our solar system, located in the Kuiper Belt beyond Neptune, and "
@@ -65,113 +63,59 @@ ANSWER_REFERENCES = [
     "DataCamp has great AI courses",
     "Sunsets and flowers",
 ]
-
-ABBREVIATIONS = PunktParameters()  # a full stop after them does not end a sentence
-ABBREVIATIONS.abbrev_types = {"mr", "mrs", "ms", "dr", "prof", "st", "u.s", "e.g", "i.e", "vs"}
-
-
-class UnicodeTokenizer:
-    """A tokenizer for rouge_score, whose own tokenizer drops all letters but a to z."""
-
-    @staticmethod
-    def tokenize(text: str) -> list[str]:
-        """Return the sequences of letters and digits, in lower case.
-
-        Combining marks, such as the vowel signs of Hindi, belong to their letter.
-        """
-        text = unicodedata.normalize("NFC", text.lower())  # é is one letter, however it is encoded
-        kinds = {character: unicodedata.category(character) for character in text}
-        visible = [character for character in text if kinds[character] != "Cf"]  # no soft hyphens
-        return "".join(c if kinds[c][0] in "LMN" else " " for c in visible).split()
+TIMEOUT = 10  # seconds that NLTK waits for its server
+NO_SYNONYMS = SimpleNamespace(synsets=lambda word: [])  # instead of WordNet, for METEOR
 
 
-def rouge(predictions: list[str], references: References) -> dict[str, float]:
-    """Compute the F-measures of ROUGE-1, -2, -L and -Lsum from 0 to 1, means over texts (Lin 2004).
+def rouge(predictions: list[str], references: list[str]) -> dict[str, float]:
+    """Compute the F-measures of ROUGE, from 0 to 1, means over texts (Lin 2004).
 
-    They compare words, pairs of words, the longest common subsequence of words, and that of each
-    line. With several references, the one with the highest score counts.
+    ROUGE-1 and -2 compare words and pairs of words, ROUGE-L the longest common subsequence of
+    words, and ROUGE-Lsum that of each line.
     """
     names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
-    scorer = RougeScorer(names, tokenizer=UnicodeTokenizer())
-    pairs = zip(predictions, as_lists(references), strict=True)
-    scores = [scorer.score_multi(several, text) for text, several in pairs]
+    scorer = RougeScorer(names)
+    scores = list(map(scorer.score, references, predictions))
     return {name: fmean(score[name].fmeasure for score in scores) for name in names}
 
 
-class NoSynonyms:
-    """A replacement for WordNet that knows no synonyms."""
-
-    @staticmethod
-    def synsets(word: str) -> list[Any]:
-        """Return an empty list of meanings."""
-        return []
-
-
 def find_wordnet() -> Any:
-    """Return NLTK's WordNet, downloaded if necessary, or `NoSynonyms` with a note."""
-    with contextlib.suppress(LookupError):
-        wordnet.ensure_loaded()
-        return wordnet
+    """Return NLTK's WordNet, downloaded if necessary, or `NO_SYNONYMS` with a note."""
     try:
-        common.check_server(nltk.downloader.Downloader.DEFAULT_URL)
-        nltk.download("wordnet", quiet=True, raise_on_error=True)  # checks a digest
-        wordnet.ensure_loaded()
+        with common.errors_in("WordNet cannot be downloaded"):
+            try:
+                wordnet.synsets("well")
+            except Exception:  # a file is missing or damaged
+                socket.setdefaulttimeout(TIMEOUT)
+                nltk.download(  # checks a digest
+                    "wordnet", quiet=True, raise_on_error=True, print_error_to=io.StringIO()
+                )
+                wordnet.synsets("well")
         return wordnet
-    except (common.ScriptError, LookupError, ValueError, OSError) as error:
-        common.note(
-            f"{common.first_line(error)}; METEOR matches exact words and stems, but no synonyms. "
-            "Download WordNet once with `python -m nltk.downloader wordnet`"
-        )
-        return NoSynonyms
+    except common.ScriptError as error:
+        fix = "run `python -m nltk.downloader wordnet` with a network"
+        common.note(f"{error}; METEOR matches words and stems, but no synonyms; {fix}")
+        return NO_SYNONYMS
 
 
-def split_words(text: str) -> list[str]:
-    """Return the words and the punctuation marks of a text, as NLTK's `word_tokenize` does.
-
-    The text is split into sentences first, because the word tokenizer separates a full stop only at
-    the end of its input.
-    """
-    sentences = PunktSentenceTokenizer(ABBREVIATIONS).tokenize(unicodedata.normalize("NFC", text))
-    return [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
-
-
-def meteor(predictions: list[str], references: References) -> dict[str, float]:
+def meteor(predictions: list[str], references: list[str]) -> dict[str, float]:
     """Compute METEOR from 0 to 1, the mean over texts (Banerjee and Lavie 2005).
 
     Words match if they are equal, have the same stem, or are synonyms in WordNet. Recall counts
-    nine times as much as precision, and scattered matches count less. With several references, the
-    one with the highest score counts.
+    nine times as much as precision, and scattered matches count less.
     """
-    synonyms = find_wordnet()
+    synonyms, split = find_wordnet(), NLTKWordTokenizer().tokenize
     scores = [
-        meteor_score([split_words(each) for each in several], split_words(text), wordnet=synonyms)
-        for text, several in zip(predictions, as_lists(references), strict=True)
+        meteor_score([split(reference)], split(prediction), wordnet=synonyms)
+        for prediction, reference in zip(predictions, references, strict=True)
     ]
     return {"meteor": fmean(scores)}
 
 
-def ter(predictions: list[str], references: References) -> dict[str, Any]:
-    """Compute the translation edit rate: edits per 100 words of the reference (Snover et al. 2006).
-
-    Lower is better: 0 for equal texts. It can be above 100.
-    """
-    return corpus_score(TER(), predictions, references)
-
-
 def squad_words(text: str) -> list[str]:
     """Split a text as the SQuAD metrics do: lower case, no punctuation, no English articles."""
-    text = unicodedata.normalize("NFC", text.lower())
-    text = "".join(character for character in text if character not in punctuation)
+    text = "".join(character for character in text.lower() if character not in punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
-
-
-def exact_match(predictions: list[str], references: References) -> dict[str, float]:
-    """Compute the fraction of predictions with the words of a reference (Rajpurkar et al. 2016)."""
-    matches = [
-        any(squad_words(text) == squad_words(each) for each in several)
-        for text, several in zip(predictions, as_lists(references), strict=True)
-    ]
-    return {"exact_match": fmean(matches)}
 
 
 def word_f1(prediction: str, reference: str) -> float:
@@ -179,17 +123,15 @@ def word_f1(prediction: str, reference: str) -> float:
     predicted, expected = Counter(squad_words(prediction)), Counter(squad_words(reference))
     if not (predicted and expected):
         return float(predicted == expected)
-    shared = (predicted & expected).total()
+    shared = (predicted & expected).total()  # a word counts as often as both texts have it
     return 2 * shared / (predicted.total() + expected.total())
 
 
-def f1(predictions: list[str], references: References) -> dict[str, float]:
-    """Compute the mean F1 of the words of each prediction and of its best reference."""
-    scores = [
-        max(word_f1(text, each) for each in several)
-        for text, several in zip(predictions, as_lists(references), strict=True)
-    ]
-    return {"f1": fmean(scores)}
+def squad(predictions: list[str], references: list[str]) -> dict[str, float]:
+    """Compute the fraction of right answers and the mean F1 of words (Rajpurkar et al. 2016)."""
+    pairs = list(zip(predictions, references, strict=True))
+    matches = [squad_words(prediction) == squad_words(reference) for prediction, reference in pairs]
+    return {"exact_match": fmean(matches), "f1": fmean(word_f1(*pair) for pair in pairs)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -203,22 +145,25 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {value}")
 
     print("\nScenario 2, a translation: METEOR, because another word may be equally good")
-    translation = {"predictions": TRANSLATION_GENERATED, "references": TRANSLATION_REFERENCE}
-    print(f"METEOR: {common.local_metric(meteor).compute(**translation)['meteor']}")
-    unsmoothed = common.local_metric(bleu).compute(**translation)["bleu"]
-    reason = "" if unsmoothed else " (no four words in a row are in common)"
-    print(f"BLEU: {unsmoothed}{reason}")
-    for name, function in (
-        ("sacreBLEU, smoothed, of 100", smoothed_bleu),
-        ("chrF, characters, of 100", chrf),
-        ("TER, edits for 100 words", ter),
+    metric = common.local_metric(meteor)
+    scores = metric.compute(predictions=TRANSLATION_GENERATED, references=TRANSLATION_REFERENCE)
+    print(f"METEOR: {scores['meteor']}")
+    # below, one translation has one reference, so the lists of task 12 and of sacrebleu are equal
+    references = [TRANSLATION_REFERENCE]
+    unsmoothed = bleu(TRANSLATION_GENERATED, references)["bleu"]
+    print(f"BLEU: {unsmoothed} (no four words in a row are in common)")
+    for name, other in (
+        ("sacreBLEU, smoothed, of 100", BLEU()),
+        ("chrF, characters, of 100", CHRF()),
+        ("TER, edits for 100 words", TER()),
     ):
-        print(f"{name}: {common.local_metric(function).compute(**translation)['score']}")
+        print(f"{name}: {other.corpus_score(TRANSLATION_GENERATED, references).score}")
 
     print("\nScenario 3, an extracted answer: exact match, then F1 for partly right answers")
-    answers = {"predictions": ANSWER_PREDICTIONS, "references": ANSWER_REFERENCES}
-    print(f"exact match: {common.local_metric(exact_match).compute(**answers)['exact_match']}")
-    print(f"F1 of words: {common.local_metric(f1).compute(**answers)['f1']}")
+    metric = common.local_metric(squad)
+    scores = metric.compute(predictions=ANSWER_PREDICTIONS, references=ANSWER_REFERENCES)
+    print(f"exact match: {scores['exact_match']}")
+    print(f"F1 of words: {scores['f1']}")
     return 0
 
 

@@ -1,38 +1,37 @@
 """Fixtures and helpers that several test files use."""
 
-from __future__ import annotations
-
+import hashlib
+import importlib
 import json
 import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
-import common
-import lab_common
-import pretrained
-
-import pandas as pd
 import pytest
 import torch
-from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+import common
+import electricity
+import inferno
+
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: several threads are slow on a busy machine
-settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True)
-settings.load_profile("quick")
+os.environ["PYTHONUTF8"] = "1"  # for subprocesses: the same output on every system
 ROOT = Path(common.__file__).parent
 EXPECTED = ROOT / "tests" / "expected"
 SHARED = ROOT.parent / "shared"  # real data and models; tests that need them skip without them
 NOBODY = "http://127.0.0.1:9"  # no server listens there
+COMMIT = "0123456789abcdef0123456789abcdef01234567"  # a revision, as the Hub names it
 CPU = torch.device("cpu")
 ModelAndTokenizer = tuple[Any, Any]
+Run = Callable[..., tuple[int, str, str]]
 RunScript = Callable[..., subprocess.CompletedProcess]
 
 
@@ -46,16 +45,19 @@ def only_line(text: str, part: str) -> str:
 def load_pair(folder: Path, auto_class: Any = None) -> ModelAndTokenizer:
     """Load a model and its tokenizer; by default the model is a generative one."""
     if auto_class is None:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         auto_class = AutoModelForCausalLM
         if config.get("is_encoder_decoder"):
             auto_class = AutoModelForSeq2SeqLM
-    return pretrained.load(auto_class, folder), pretrained.load(AutoTokenizer, folder)
+    return common.load(auto_class, folder), common.load(AutoTokenizer, folder)
 
 
-def text_table(texts: str, labels: str) -> pd.DataFrame:
-    """Return texts, separated by commas, and labels, separated by spaces, as a table."""
-    return pd.DataFrame({"text": texts.split(","), "label": labels.split()})
+def put_in_cache(home: Path, name: str, checkpoint: Path) -> Path:
+    """Copy a checkpoint to the place in the Hub's cache where older libraries saved it."""
+    cached = home / "hub" / f"models--{name.replace('/', '--')}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    return copytree(checkpoint, cached / "snapshots" / COMMIT)
 
 
 @pytest.fixture(autouse=True)
@@ -63,24 +65,43 @@ def isolated_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redirect the project's folders and servers, so that no test writes or downloads there."""
     torch.set_num_threads(1)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # task 03 starts no other processes
+    monkeypatch.chdir(tmp_path)  # task 09 saves its model in the working directory
     monkeypatch.setattr(common, "DATA", tmp_path / "DATA")
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(common, "ELECTRICITY_URL", f"{NOBODY}/")
-    monkeypatch.setattr(lab_common, "INFERNO_SOURCES", {f"{NOBODY}/": None})
+    monkeypatch.setattr(electricity, "URL", f"{NOBODY}/")
+    monkeypatch.setattr(inferno, "SOURCES", {f"{NOBODY}/": None})
+
+
+@pytest.fixture(autouse=True)
+def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let this process see an empty cache of the Hub, `hub` in the folder that is returned.
+
+    No network leads to the Hub.
+    """
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", NOBODY)
+    return tmp_path
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a list to which each training adds the sum of the weights that it ends with."""
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Run:
+    """Return a function that runs a script in this process, as if typed: name and arguments.
 
-    def train(network: torch.nn.Module, *rest: Any) -> None:
-        assert network.training  # with dropout
-        train_network(network, *rest)
-        sums.append(sum(weight.double().sum().item() for weight in network.parameters()))
+    It returns the exit code, the standard output and the standard error.
+    """
 
-    train_network, sums = lab_common.train, []
-    monkeypatch.setattr(lab_common, "train", train)
-    return sums
+    def run(script: str, *arguments: object) -> tuple[int, str, str]:
+        module = importlib.import_module(script)
+        monkeypatch.setattr(sys, "argv", [f"{script}.py"])
+        try:
+            code = common.run(partial(module.main, [str(argument) for argument in arguments]))
+        except SystemExit as end:  # of argparse
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture
@@ -89,8 +110,8 @@ def run_script(tmp_path: Path) -> RunScript:
 
     def run(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess:
         command = [sys.executable, ROOT / script, *map(str, arguments)]
-        options = {"cwd": tmp_path, "capture_output": True, "text": True} | options
-        return subprocess.run(command, check=False, **options)
+        defaults: dict[str, Any] = {"cwd": tmp_path, "capture_output": True, "encoding": "utf-8"}
+        return subprocess.run(command, check=False, **(defaults | options))
 
     return run
 
@@ -98,33 +119,39 @@ def run_script(tmp_path: Path) -> RunScript:
 class Server(ThreadingHTTPServer):
     """A local replacement for the servers from which the scripts download."""
 
-    files: dict[str, bytes]
+    files: dict[str, bytes]  # by the last part of their path
     requests: list[str]
     behaviour = "honest"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/"
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_HEAD(self) -> None:
-        if self.server.behaviour == "silent":
-            time.sleep(2)
-        self.send_response(200)
-        self.end_headers()
+        self.do_GET()
 
     def do_GET(self) -> None:
-        self.server.requests.append(self.path)
-        content = self.server.files.get(self.path.rsplit("/", 1)[-1])
-        if content is None or self.server.behaviour == "missing":
+        path, behaviour = self.path.partition("?")[0], self.server.behaviour
+        content = self.server.files.get(path.rsplit("/", 1)[-1])
+        if self.command == "GET":
+            self.server.requests.append(path)
+        if behaviour == "a captive portal":
+            content = b"<html>Log in to use this network</html>"
+        if content is None or behaviour == "missing":
             self.send_error(404)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
-        is_partial = self.server.behaviour in ("breaks off", "stalls")
-        self.wfile.write(content[: len(content) // 2] if is_partial else content)
-        if self.server.behaviour == "stalls":
-            self.rfile.read(1)  # waits until the client has gone
+        if self.command == "GET":
+            is_broken = behaviour == "breaks off" and len(content) > 4999
+            self.wfile.write(content[:4999] if is_broken else content)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -145,7 +172,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write two months of training data and ten days of test data."""
     folder = tmp_path_factory.mktemp("electricity")
     for split, rows in (("train", slice(-6000, None)), ("test", slice(0, 1000))):
-        frame = common.synthetic_electricity(split)[rows]
+        frame = electricity.synthetic_curve(split)[rows]
         frame.to_csv(folder / f"electricity_{split}.csv", index=False)
     return folder
 
@@ -160,11 +187,11 @@ def recordings() -> Path:
 
 
 @pytest.fixture(scope="session")
-def inferno() -> Path:
+def inferno_file() -> Path:
     """Return the file of the Inferno, which is not part of the project."""
     for folder in (ROOT / "DATA" / "dante", SHARED / "data" / "dante"):
-        if (folder / lab_common.INFERNO_FILE).exists():
-            return folder / lab_common.INFERNO_FILE
+        if (folder / inferno.FILE).exists():
+            return folder / inferno.FILE
     pytest.skip("the Inferno is not on this machine; `python dante_gpt.py` downloads it")
 
 
@@ -176,13 +203,3 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     make_all(folder)
     return folder
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give this process an empty cache of the Hub, and no network to reach the Hub."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "ENDPOINT", NOBODY)
-    return tmp_path

@@ -5,8 +5,6 @@ python -m venv old && old/bin/pip install transformers==4.47.1 torch sentencepie
 old/bin/python tests/record_pipelines.py DIR > tests/expected/pipelines.json
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import sys

@@ -1,30 +1,364 @@
-"""Shared helpers: running a script, files, downloads, the electricity data, the local metric."""
-
-from __future__ import annotations
+"""common.py: the schedule, models of the Hub, running a script, files and downloads."""
 
 import argparse
 import contextlib
 import errno
 import hashlib
 import io
+import json
+import math
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-import common
+from shutil import copytree
+from typing import Any
 
 import evaluate
-import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from conftest import NOBODY, ROOT, Server
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForPreTraining,
+    GPT2Tokenizer,
+    RobertaConfig,
+    RobertaModel,
+)
+
+import common
+from conftest import COMMIT, Server, load_pair, only_line, put_in_cache
+
+T5, GPT2 = "cnicu/t5-small-booksum", "openai-community/gpt2"
+DISTILBERT = "distilbert/distilbert-base-uncased"
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}  # of an encoder
+
+
+def test_one_cycle_rises_for_a_tenth_of_the_steps_and_ends_at_zero() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 2.0)
+    schedule = common.one_cycle(optimizer, 100)
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(100):
+        optimizer.step()
+        schedule.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:9] == pytest.approx([0.2 * step for step in range(1, 10)])  # linear
+    assert max(rates) == rates[9] == pytest.approx(2.0, rel=0.03)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[50] == pytest.approx(1.0)  # half of the cosine
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+
+
+# --- Finding a model --------------------------------------------------------------------------
+
+NAME = "someone/some-model"
+
+
+def stand_in() -> Path:
+    return Path("bundled model")
+
+
+def find(name: str | None = None, **options: bool) -> Path:
+    return common.find_model(name, NAME, stand_in, **options)
+
+
+@pytest.fixture
+def hub(server: Server, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Let the local server replace the Hub, with one model: a GPT-2."""
+    template = server.url + "{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", server.url.strip("/"))
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between attempts
+    publish(server, {path.name: path.read_bytes() for path in (checkpoints / GPT2).iterdir()})
+    return server
+
+
+def publish(hub: Server, files: dict[str, bytes]) -> None:
+    """Put files of the model on the Hub, and what its interface says about them."""
+    about = {"id": NAME, "sha": COMMIT}
+    tree = [{"type": "file", "path": n, "size": len(f), "oid": n} for n, f in files.items()]
+    descriptions = {"some-model": about, "main": about, COMMIT: tree}
+    hub.files = files | {name: json.dumps(each).encode() for name, each in descriptions.items()}
+
+
+def test_bundled_and_a_folder_need_no_hub(hub: Server) -> None:
+    Path(NAME).mkdir(parents=True)  # in the working directory
+    assert find("bundled") == common.find_model(None, "bundled", stand_in) == stand_in()
+    assert find(NAME) == Path(NAME)
+    assert hub.requests == []
+
+
+def test_a_model_is_downloaded_once(hub: Server) -> None:
+    folder = find()
+    assert load_pair(folder)[0].config.n_embd == 32
+    hub.requests.clear()
+    assert find() == find(NAME) == folder
+    assert hub.requests == []
+
+
+def test_only_one_format_of_the_weights_is_downloaded(hub: Server) -> None:
+    other = dict.fromkeys(["tf_model.h5", "pytorch_model.bin", "README.md"], b"another format")
+    publish(hub, hub.files | other)
+    assert not {path.name for path in find().iterdir()} & set(other)
+
+
+def test_weights_of_an_older_format_are_downloaded(hub: Server) -> None:
+    hub.files["pytorch_model.bin"] = hub.files.pop("model.safetensors")
+    publish(hub, hub.files)
+    assert (find() / "pytorch_model.bin").exists()
+
+
+def test_of_a_tokenizer_no_weights_are_downloaded(hub: Server) -> None:
+    assert common.load(AutoTokenizer, find(weights=False))("a")["input_ids"]
+    assert not any("safetensors" in request for request in hub.requests)
+    assert (find() / "model.safetensors").exists()  # a later script needs them
+
+
+def test_an_incomplete_model_in_the_cache_is_completed_or_not_used(hub: Server) -> None:
+    (find() / "merges.txt").unlink()
+    hub.behaviour = "missing"
+    assert find() == stand_in()
+    hub.behaviour = "honest"
+    assert (find() / "merges.txt").exists()
+
+
+def test_a_model_that_an_older_library_saved_is_used_or_completed(
+    hub: Server, empty_hub_cache: Path, checkpoints: Path
+) -> None:
+    folder = put_in_cache(empty_hub_cache, NAME, checkpoints / GPT2)
+    hub.behaviour = "missing"
+    assert find() == folder
+    (folder / "model.safetensors").unlink()
+    assert find() == stand_in()
+    hub.behaviour = "honest"
+    assert (find() / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("behaviour", ["missing", "a captive portal", "breaks off"])
+def test_a_failed_download_is_one_line_and_a_later_one_succeeds(
+    behaviour: str, hub: Server, capsys: pytest.CaptureFixture
+) -> None:
+    hub.behaviour = behaviour
+    assert find() == stand_in()
+    line = only_line(capsys.readouterr().err, f"{NAME} cannot be downloaded (")
+    assert "The bundled stand in replaces it; run again with a network" in line
+    with pytest.raises(common.ScriptError, match="someone/else cannot be downloaded"):
+        find("someone/else")  # only the default is replaced
+    hub.behaviour = "honest"
+    assert load_pair(find())[0].config.n_embd == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint", "problem"),
+    [
+        ("./nowhere", "https://huggingface.co", "HFValidationError: "),
+        ("a/b", "huggingface.co", "'http://' or 'https://'"),
+        ("a/b", "http://[::1", "a/b cannot be downloaded ("),
+        ("a/b", "http://127.0.0.1:9", "ConnectError: "),
+    ],
+)
+def test_a_wrong_name_or_endpoint_gives_the_message_of_the_library(
+    name: str, endpoint: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    with pytest.raises(common.ScriptError, match=r"folder or a model of the Hub$") as raised:
+        find(name)
+    assert problem in str(raised.value)
+
+
+# --- Loading a checkpoint ---------------------------------------------------------------------
+
+Seq2Seq = AutoModelForSeq2SeqLM
+WEIGHT = "decoder.final_layer_norm.weight"
+
+
+class Program:
+    """An object that creates a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def pickle_a_program(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Program(folder / "created")}, folder / "pytorch_model.bin")
+
+
+def edit_weight(edit: Callable[[dict[str, torch.Tensor], str], object], folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    edit(weights, WEIGHT)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "edit", "problem"),
+    [
+        (Seq2Seq, lambda f: (f / "config.json").unlink(), "not a checkpoint for AutoModelForSeq2S"),
+        (Seq2Seq, lambda f: (f / "model.safetensors").unlink(), "not a checkpoint for AutoModelFo"),
+        (Seq2Seq, lambda f: os.truncate(f / "model.safetensors", 9999), "not a checkpoint for Aut"),
+        (Seq2Seq, pickle_a_program, "not a checkpoint for AutoModelForSeq2SeqLM ("),
+        (AutoTokenizer, lambda f: (f / "tokenizer.json").write_bytes(b"{}"), "not a checkpoint f"),
+        # silent in transformers
+        (Seq2Seq, partial(edit_weight, dict.pop), f"the checkpoint has no {WEIGHT}, which Auto"),
+        (Seq2Seq, partial(edit_weight, lambda w, n: w[n].mul_(math.nan)), f"{WEIGHT} has values "),
+        (AutoModelForQuestionAnswering, lambda f: None, "the checkpoint has no qa_outputs.bias"),
+    ],
+)  # fmt: skip
+def test_an_unsuitable_checkpoint_is_one_short_line(
+    auto_class: Any, edit: Callable[[Path], object], problem: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    folder = copytree(checkpoints / T5, tmp_path / "edited")
+    edit(folder)
+    with pytest.raises(common.ScriptError) as raised:
+        common.load(auto_class, folder)
+    assert str(raised.value).startswith(f"{folder}: {problem}")
+    assert len(str(raised.value)) < len(str(folder)) + 300
+    assert not (folder / "created").exists()  # the program was not executed
+
+
+@pytest.mark.parametrize("kind", ["Bert", "GPT2", "T5", "Roberta", "Marian"])
+def test_a_tokenizer_without_a_vocabulary_is_an_error(kind: str, tmp_path: Path) -> None:
+    settings = f'{{"tokenizer_class": "{kind}Tokenizer"}}'
+    (tmp_path / "tokenizer_config.json").write_text(settings, encoding="utf-8")
+    with pytest.raises(common.ScriptError, match=r"vocabulary|not a checkpoint for AutoTokenizer"):
+        common.load(AutoTokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_model_that_reads_in_both_directions_is_no_causal_model(
+    is_named: bool, tmp_path: Path
+) -> None:
+    model = BertForPreTraining(BertConfig(vocab_size=30, initializer_range=1.0, **SIZES))
+    model.save_pretrained(tmp_path)
+    if not is_named:
+        config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+        del config["architectures"]
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(common.ScriptError, match="not a causal model; it also reads the tokens th"):
+        common.load(AutoModelForCausalLM, tmp_path)
+
+
+def test_code_in_a_checkpoint_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask
+    (tmp_path / "code.py").write_bytes(b"open('executed', 'w')\nclass Config: pass\n")
+    config = {"model_type": "new", "auto_map": {"AutoConfig": "code.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(common.ScriptError, match="not a checkpoint for AutoModelForSeq2SeqLM"):
+        common.load(Seq2Seq, tmp_path)
+    assert not Path("executed").exists()
+
+
+def test_a_model_is_loaded_in_float32_in_eval_mode(checkpoints: Path, tmp_path: Path) -> None:
+    model, _ = load_pair(checkpoints / GPT2)
+    model.half().save_pretrained(tmp_path)
+    loaded = common.load(AutoModelForCausalLM, tmp_path)
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+    assert not loaded.training
+
+
+def test_a_decoder_keeps_only_the_token_ids_of_its_generation_settings(checkpoints: Path) -> None:
+    chat_model, _ = load_pair(checkpoints / "Qwen/Qwen3-0.6B")
+    settings = chat_model.generation_config.to_diff_dict()
+    assert settings.keys() == {"eos_token_id", "transformers_version"}
+    translator, _ = load_pair(checkpoints / "Helsinki-NLP/opus-mt-es-en")
+    assert translator.generation_config.num_beams == 4  # its beams belong to the model
+
+
+@pytest.mark.parametrize("has_pooler", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_an_encoder_needs_no_pooler(kind: str, has_pooler: bool, tmp_path: Path) -> None:
+    config = AutoConfig.for_model(kind, vocab_size=30, **SIZES)
+    encoder = AutoModel.from_config(config, add_pooling_layer=has_pooler).eval()
+    encoder.save_pretrained(tmp_path)
+    with_head = common.add_head(AutoModelForSequenceClassification, tmp_path, {0: "a", 1: "b"})
+    ids = torch.tensor([[5, 6, 7]])
+    expected = encoder(ids).last_hidden_state
+    for model in (common.load(AutoModel, tmp_path), with_head.base_model.eval()):
+        assert torch.equal(model(ids).last_hidden_state, expected)
+
+
+def test_a_new_head_replaces_the_old_one_and_names_its_outputs(checkpoints: Path) -> None:
+    folder, names = checkpoints / f"{DISTILBERT}-finetuned-sst-2-english", {0: "low", 1: "high"}
+    model = common.add_head(AutoModelForSequenceClassification, folder, names)
+    assert (model.config.id2label, model.config.label2id) == (names, {"low": 0, "high": 1})
+    old = common.load(AutoModelForSequenceClassification, folder)
+    assert not torch.equal(model.classifier.weight, old.classifier.weight)
+
+
+def test_a_head_is_not_put_on_weights_that_the_checkpoint_lacks(checkpoints: Path) -> None:
+    class Deeper:
+        @staticmethod
+        def from_config(config: Any) -> Any:
+            config.n_layers += 1
+            return AutoModelForSequenceClassification.from_config(config)
+
+    with pytest.raises(common.ScriptError, match=f"{DISTILBERT}: the encoder has no transformer.l"):
+        common.add_head(Deeper, checkpoints / DISTILBERT, {0: "a", 1: "b"})
+
+
+def test_a_text_longer_than_the_context_is_an_error(checkpoints: Path) -> None:
+    gpt2 = load_pair(checkpoints / GPT2)
+    common.check_length(*gpt2, 64)
+    with pytest.raises(common.ScriptError, match=r"takes 65 tokens, but .* at most 64;"):
+        common.check_length(*gpt2, 65)
+    assert common.context_length(*load_pair(checkpoints / T5)) == 512  # of its tokenizer
+
+
+def test_a_roberta_reads_two_tokens_less_than_its_configuration_says() -> None:
+    config = RobertaConfig(vocab_size=30, max_position_embeddings=12, **SIZES)
+    model, tokenizer = RobertaModel(config).eval(), GPT2Tokenizer({"a": 0}, [])
+    assert common.context_length(model, tokenizer) == 10
+    model(torch.full((1, 10), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 11), 5))
+
+
+# --- Metrics ----------------------------------------------------------------------------------
+
+
+def equal_words(predictions: list[str], references: list, factor: int = 1) -> dict[str, object]:
+    """Return the arguments, so that the test can see them."""
+    return {"pairs": list(zip(predictions, references, strict=True)), "factor": factor}
+
+
+@pytest.mark.parametrize("references", [["x", "y z"], [["x"], ["y", "z"]]])
+def test_a_local_metric_has_the_interface_of_evaluate(references: list) -> None:
+    metric = common.local_metric(equal_words)
+    assert isinstance(metric, evaluate.Metric)
+    expected = {"pairs": list(zip(["a", "b"], references, strict=True)), "factor": 3}
+    assert metric.compute(predictions=["a", "b"], references=references, factor=3) == expected
+    with pytest.raises(ValueError, match="Mismatch in the number of predictions"):
+        metric.compute(predictions=["a", "b"], references=references[:1])
+
+
+def test_a_local_metric_writes_nothing_to_the_cache_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(predictions: list[str]) -> dict[str, int]:
+        return {"count": len(predictions)}
+
+    (tmp_path / "no folder").touch()  # so that no folder can be made in it
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "no folder" / "metrics")
+    assert common.local_metric(count).compute(predictions=["a", "b"]) == {"count": 2}
+
 
 # --- Running a script -------------------------------------------------------------------------
 
@@ -39,8 +373,7 @@ def raising(error: BaseException) -> Callable[[], int]:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (common.ScriptError("use --data"), 1, "use --data"),
-        (common.ScriptError("two\n  lines\n"), 1, "two lines"),
+        (common.ScriptError("two\n  lines\x1b[31m\n"), 1, "two lines [31m"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), 1, "a/b: Permission denied"),
@@ -64,78 +397,48 @@ def test_kill_ends_a_script_as_ctrl_c_does() -> None:
     assert common.run(lambda: signal.raise_signal(signal.SIGTERM) or 0) == 130
 
 
-def test_inherited_settings_do_not_reach_the_script(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    def main() -> int:
-        print("Здравей", file=sys.stderr)
-        assert not launcher & set(os.environ)
-        assert not matplotlib.rcParams["text.parse_math"]
-        return 0
-
-    launcher = {"RANK", "LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK"}
-    launcher |= {"ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DYNAMO_BACKEND"}
-    for name in launcher:
-        monkeypatch.setenv(name, "2")
-    monkeypatch.setitem(matplotlib.rcParams, "text.parse_math", True)
+def test_characters_that_the_terminal_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(output, encoding="cp1252"))
-    assert common.run(main) == 0
+    assert common.run(lambda: common.note("Здравей") or 0) == 0
     sys.stderr.flush()
-    assert output.getvalue().decode("ascii").startswith("\\u0417")
+    assert b"\\u0417" in output.getvalue()
 
 
-def test_closed_streams_are_no_bug(
+def test_a_closed_standard_output_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", None)
-        assert common.run(lambda: common.note("unseen") or 0) == 0
-    assert capsys.readouterr().out == ""
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", None)
-        assert common.run(lambda: 0) == 1
+    monkeypatch.setattr(sys, "stdout", None)
+    assert common.run(lambda: 0) == 1
     assert "standard output is closed, so no result can be printed" in capsys.readouterr().err
 
 
-def test_shared_options_and_model_options_are_parsed() -> None:
-    parser = common.argument_parser("", *common.OPTIONS, some_model="a/b")
-    defaults = {"seed": 0, "device": "auto", "quick": False, "data": None, "text": None}
-    assert vars(parser.parse_args([])) == {**defaults, "some_model": "a/b"}
-    parsed = parser.parse_args(["--seed=7", "--quick", "--data=d", "--some-model=m"])
-    changes = {"seed": 7, "quick": True, "data": Path("d"), "some_model": "m"}
-    assert vars(parsed) == defaults | changes
+def test_errors_of_a_library_are_one_line_that_names_their_source() -> None:
+    message = r"^a file \(ValueError: first line\)$"
+    with pytest.raises(common.ScriptError, match=message), common.errors_in("a file"):
+        raise ValueError("first line\nsecond line")
+    for error in (common.ScriptError("unchanged"), KeyboardInterrupt("unchanged")):
+        with pytest.raises(type(error), match="unchanged"), common.errors_in("a file"):
+            raise error
 
 
-@pytest.mark.parametrize(
-    ("option", "problem"),
-    [
-        ("--seed=-1", "-1 is not in the range 0 to 4"),
-        ("--seed=4294967296", "4294967296 is not in the range"),
-        ("--seed=1.5", "invalid int value: '1.5'"),
-        ("--rate=0.91", "0.91 is not in the range 0 to 0.9"),
-        ("--rate=nan", "nan is not in the range 0 to 0.9"),
-    ],
-)
-def test_a_number_out_of_range_is_a_usage_error(
-    option: str, problem: str, capsys: pytest.CaptureFixture
-) -> None:
-    parser = common.argument_parser("", "--seed")
+@pytest.mark.parametrize("value", ["-0.1", "0.91", "nan", "high"])
+def test_a_number_out_of_range_is_a_usage_error(value: str, capsys: pytest.CaptureFixture) -> None:
+    parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=common.in_range(float, 0, 0.9))
-    assert parser.parse_args(["--rate=0"]).rate == 0
-    assert parser.parse_args(["--rate=0.9"]).rate == 0.9
+    assert [parser.parse_args([f"--rate={rate}"]).rate for rate in (0, 0.9)] == [0, 0.9]
     with pytest.raises(SystemExit) as end:
-        parser.parse_args([option])
+        parser.parse_args([f"--rate={value}"])
     assert end.value.code == 2
+    problem = "invalid float value: 'high'" if value == "high" else f"{value} is not in the range"
     assert problem in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", ["0", "0.01", "0.7", "100"])
-def test_temperature_is_zero_or_does_not_overflow(value: str) -> None:
-    assert common.temperature(value) == float(value)
-    for wrong in ("1e-38", "-1", "101", "nan"):
-        with pytest.raises(argparse.ArgumentTypeError, match=f"{wrong} is not in the range 0.01"):
-            common.temperature(wrong)
+def test_a_result_that_is_not_finite_is_an_error() -> None:
+    assert common.finite(2.5, "test MSE") == 2.5
+    for value in (math.nan, math.inf):
+        with pytest.raises(common.ScriptError, match=f"test MSE is {value}, not a finite number"):
+            common.finite(value, "test MSE")
 
 
 def test_a_seed_determines_the_numbers_of_all_three_generators() -> None:
@@ -150,342 +453,184 @@ def test_a_seed_determines_the_numbers_of_all_three_generators() -> None:
 
 def test_auto_is_cuda_if_available_and_else_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert common.select_device("auto").type == "cuda"
-    assert common.select_device("cpu").type == "cpu"
+    assert [common.select_device(name).type for name in ("auto", "cpu")] == ["cuda", "cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert common.select_device("auto").type == "cpu"
-    for name in ("cuda", "mps"):
-        with pytest.raises(common.ScriptError, match=f"no {name} device; use --device cpu"):
-            common.select_device(name)
+    with pytest.raises(common.ScriptError, match="no cuda device; use --device cpu"):
+        common.select_device("cuda")
 
 
-# --- Files ------------------------------------------------------------------------------------
+# --- Complete files ---------------------------------------------------------------------------
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "picture.png"
     with common.complete_file(path) as temporary_path:
-        temporary_path.write_text("complete")
+        temporary_path.write_bytes(b"complete")
         assert temporary_path.suffix == ".png"  # matplotlib chooses the format by it
         assert not path.exists()
-    assert path.read_text() == "complete"
-
     with contextlib.suppress(KeyboardInterrupt), common.complete_file(path) as temporary_path:
-        temporary_path.write_text("half")
+        temporary_path.write_bytes(b"half")
         raise KeyboardInterrupt
-    assert path.read_text() == "complete"
+    assert path.read_bytes() == b"complete"
     assert list(path.parent.iterdir()) == [path]
 
 
-class Program:
-    """An object that creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable, tuple[str]]:
-        return os.mkdir, (str(self.path),)
+def save_model(folder: Path, content: bytes) -> None:
+    with common.complete_folder(folder) as temporary_path:
+        (temporary_path / "weights").write_bytes(content)
+        if content == b"half":
+            raise ValueError("cannot be saved")
 
 
-def test_saved_tensors_are_loaded_and_damaged_files_are_a_value_error(tmp_path: Path) -> None:
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """Return a folder with a saved model, which is alone in its parent."""
+    save_model(tmp_path / "parent" / "model", b"old")
+    return tmp_path / "parent" / "model"
+
+
+def test_a_folder_is_replaced_when_it_is_complete(model_folder: Path) -> None:
+    (model_folder / "of the old model").touch()
+    save_model(model_folder, b"new")
+    assert [path.read_bytes() for path in model_folder.iterdir()] == [b"new"]
+    with pytest.raises(common.ScriptError, match=r"model: not saved \(ValueError: cannot be saved"):
+        save_model(model_folder, b"half")
+    assert (model_folder / "weights").read_bytes() == b"new"
+    assert list(model_folder.parent.iterdir()) == [model_folder]
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+@pytest.mark.parametrize("error", [PermissionError("in use"), KeyboardInterrupt()])
+def test_an_old_folder_survives_when_renaming_fails_or_is_interrupted(
+    rename: int, error: BaseException, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename_or_fail(path: Path, target: Path) -> None:
+        calls.append(path)
+        is_failing = len(calls) == rename
+        if is_failing and isinstance(error, PermissionError):
+            raise error
+        original(path, target)
+        if is_failing:  # Ctrl-C after the rename
+            raise error
+
+    original, calls = Path.rename, []
+    monkeypatch.setattr(Path, "rename", rename_or_fail)
+    with pytest.raises(type(error)):
+        save_model(model_folder, b"new")
+    is_complete = rename == 2 and isinstance(error, KeyboardInterrupt)
+    assert (model_folder / "weights").read_bytes() == (b"new" if is_complete else b"old")
+    assert list(model_folder.parent.iterdir()) == [model_folder]
+
+
+def test_a_link_to_a_folder_stays_a_link(model_folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    try:
+        link.symlink_to(model_folder)
+    except OSError:
+        pytest.skip("this user may not make links")
+    save_model(link, b"new")
+    assert link.is_symlink()
+    assert (model_folder / "weights").read_bytes() == b"new"
+
+
+def test_saved_tensors_are_loaded_and_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"w": Program(tmp_path / "created")}, path)
     program = path.read_bytes()
-    common.save_tensors(path, {"name": "è", "losses": [[1, 2.5]], "weights": {"w": torch.ones(99)}})
+    common.save_tensors(path, {"losses": [[1, 2.5]], "weights": {"w": torch.ones(99)}})
     loaded = common.load_tensors(path)
-    assert (loaded["name"], loaded["losses"]) == ("è", [[1, 2.5]])
+    assert loaded["losses"] == [[1, 2.5]]
     assert torch.equal(loaded["weights"]["w"], torch.ones(99))
     for content in (b"", b"no tensors", path.read_bytes()[:-99], program):
         path.write_bytes(content)
-        with pytest.raises(ValueError):  # noqa: PT011, as torch chooses the message
+        with pytest.raises(common.ScriptError, match=r"weights.pt \("):
             common.load_tensors(path)
     assert list(tmp_path.iterdir()) == [path]  # the program was not executed
-    with pytest.raises(FileNotFoundError):
-        common.load_tensors(tmp_path / "missing.pt")
+
+
+# --- Files of the user ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ["è\nb", "\ufeffè\nb", "è\r\nb"])
+def test_a_text_is_utf8_with_or_without_a_byte_order_mark(content: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_bytes(content.encode())
+    assert common.read_text(tmp_path / "text.txt") == "è\nb"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"one\ntwo\n\xe8 three", ": line 3: the byte 0xe8 is not UTF-8; save the file as UTF-8"),
+        ("è".encode("utf-16"), ": line 1: the byte 0xff is not UTF-8"),
+        (b"\x00\x01", r": not a text file \(it contains a zero byte"),
+        (None, r" \(FileNotFoundError: No such file or directory\)"),
+    ],
+)
+def test_a_file_that_is_not_utf8_text_is_named_with_the_line(
+    content: bytes | None, problem: str, tmp_path: Path
+) -> None:
+    if content:
+        (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(common.ScriptError, match=f"text.txt{problem}"):
+        common.read_text(tmp_path / "text.txt")
+
+
+TABLES = {
+    "commas": 'text,label\n"a, b",007\n"c ""d""",\n',
+    "CRLF": 'text,label\r\n"a, b",007\r\n"c ""d""",\r\n',
+    "spaces after the commas": '\ufefftext, label\n"a, b", "007"\n"c ""d""",\n\n\n',
+    "semicolons": 'text;label\na, b;007\n"c ""d""";',
+    "tabs": 'text\tlabel\na, b\t007\n"c ""d"""\t\n',
+}
+
+
+@pytest.mark.parametrize("content", TABLES.values(), ids=TABLES)
+def test_a_table_is_read_as_text(content: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_bytes(content.encode())
+    table = common.read_csv(tmp_path / "table.csv")
+    assert table.to_dict("list") == {"text": ["a, b", 'c "d"'], "label": ["007", ""]}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('text,label\na,0\n"b,0\nc,0\n', r"line 3 \(Error: unexpected end of data\)"),
+        ('text,label\na,0\n"b,0\n"c,0\n', r"line 3 \(Error: ',' expected after '\"'\)"),
+        ("text, text,label\na,b,0\n", "line 1: two columns are named 'text'; rename one"),
+        ('text,label\n"a\nb",0\nc\n', "line 4: 1 cells, where the header has 2"),
+        ("text,label\na,b,0\n", "line 2: 3 cells, where the header has 2"),
+    ],
+)
+def test_a_damaged_table_is_named_with_the_line(content: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_bytes(content.encode())
+    with pytest.raises(common.ScriptError, match=f"table.csv: {problem}"):
+        common.read_csv(tmp_path / "table.csv")
 
 
 # --- Downloads --------------------------------------------------------------------------------
 
-HEADER = "timestamp,consumption\n"
-
-
-def rows(count: int = 200, **changes: str) -> str:
-    """Write a valid file of `count` rows; `row5=…` replaces row 5, where the header is row 1."""
-    times = pd.date_range("2011-01-01 00:15", periods=count, freq="15min")
-    lines = [f"{time},{index % 7 / 8}" for index, time in enumerate(times)]
-    for number, line in changes.items():
-        lines[int(number[3:]) - 2] = line
-    return HEADER + "\n".join(lines) + "\n"
-
-
-@pytest.fixture
-def course(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """Let the local server replace the course's repository, with two small splits."""
-    server.files = {f"electricity_{split}.csv": rows().encode() for split in ("train", "test")}
-    monkeypatch.setattr(common, "ELECTRICITY_URL", f"http://127.0.0.1:{server.server_port}/a/")
-    digest = hashlib.sha256(rows().encode()).hexdigest()
-    monkeypatch.setattr(common, "ELECTRICITY_SHA256", {"train": digest, "test": digest})
-    return server
-
 
 def test_a_file_is_downloaded_with_or_without_a_digest(server: Server, tmp_path: Path) -> None:
     server.files["file.txt"] = b"content"
-    url, path = f"http://127.0.0.1:{server.server_port}/file.txt", tmp_path / "new" / "file.txt"
+    path = tmp_path / "new" / "file.txt"
     for sha256 in (None, hashlib.sha256(b"content").hexdigest()):
-        common.download(url, sha256, path)
+        common.download(server.url + "file.txt", sha256, path)
         assert path.read_bytes() == b"content"
         assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "problem"),
-    [
-        ("tampered", r"http://\S+/file.txt has the wrong SHA-256 and was discarded"),
-        ("breaks off", r"the download of http://\S+/file.txt failed: .*"),
-        ("missing", r"the download of http://\S+/file.txt failed: 404 .*"),
-        ("silent", r"no answer from 127.0.0.1:\d+"),
-    ],
+    ("behaviour", "sha256"),
+    [("honest", "0" * 64), ("a captive portal", "0" * 64), ("breaks off", None), ("missing", None)],
 )
-def test_a_failed_download_leaves_the_former_file(
-    behaviour: str, problem: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_download_leaves_the_old_file(
+    behaviour: str, sha256: str | None, server: Server, tmp_path: Path
 ) -> None:
-    server.files["file.txt"], server.behaviour = b"content", behaviour
+    server.files["file.txt"], server.behaviour = b"content" * 2000, behaviour
     path = tmp_path / "file.txt"
-    path.write_text("former")
-    if behaviour == "silent":
-        monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.5)
-    digest = hashlib.sha256(b"other" if behaviour == "tampered" else b"content").hexdigest()
-    with pytest.raises(common.ScriptError, match=f"{problem}$"):
-        common.download(f"http://127.0.0.1:{server.server_port}/file.txt", digest, path)
-    assert path.read_text() == "former"
+    path.write_bytes(b"old")
+    with pytest.raises(common.ScriptError, match=f"^{server.url}file.txt cannot be downloaded "):
+        common.download(server.url + "file.txt", sha256, path)
+    assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_killed_download_leaves_no_visible_file_and_the_next_one_is_complete(
-    course: Server,
-) -> None:
-    course.behaviour = "stalls"
-    code = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, {str(ROOT)!r})
-import common
-common.DATA, common.ELECTRICITY_URL = Path({str(common.DATA)!r}), {common.ELECTRICITY_URL!r}
-common.find_electricity()
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
-        while not course.requests:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
-    folder = common.DATA / "electricity_consumption"
-    assert not list(folder.glob("[!.]*"))
-    course.behaviour = "honest"
-    assert common.find_electricity() == folder
-    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted(course.files)
-
-
-# --- The electricity data ---------------------------------------------------------------------
-
-
-def test_only_missing_recordings_are_downloaded(
-    course: Server, capsys: pytest.CaptureFixture
-) -> None:
-    folder = common.DATA / "electricity_consumption"
-    folder.mkdir(parents=True)
-    (folder / "electricity_train.csv").write_text(rows(100))
-    assert common.find_electricity() == common.find_electricity() == folder
-    assert course.requests == ["/a/electricity_test.csv"]
-    assert len(common.load_electricity("train", folder)) == 100
-    assert "synthetic" not in capsys.readouterr().err
-
-
-def test_an_explicit_folder_is_used_unchanged(course: Server, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    assert common.find_electricity(tmp_path / "mine") == tmp_path / "mine"
-    assert course.requests == []
-    assert not any((tmp_path / "mine").iterdir())
-
-
-def test_without_a_network_both_splits_are_synthetic_and_a_note_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.1)
-    recordings = common.DATA / "electricity_consumption"
-    recordings.mkdir(parents=True)
-    (recordings / "electricity_train.csv").write_text(rows())  # the test split is missing
-    folder = common.find_electricity()
-    assert folder == common.DATA / "synthetic_load_curve"
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert f"no answer from {NOBODY.split('/')[2]}; using a synthetic load curve" in err
-    assert "--data DIR" in err
-    for split in ("train", "test"):
-        expected = common.synthetic_electricity(split).astype({"consumption": "float32"})
-        pd.testing.assert_frame_equal(
-            common.load_electricity(split, folder), expected, check_dtype=False
-        )
-
-
-@pytest.mark.parametrize(("name", "value", "problem"), [
-    ("REQUESTS_CA_BUNDLE", "/no/where.pem", r"no answer from .* \(Could not find a .* /no/where"),
-    ("HTTP_PROXY", "http://[::1", "no answer from"),
-])  # fmt: skip
-def test_wrong_setting_of_the_network_is_one_line(
-    name: str, value: str, problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(name, value)
-    url = "https://127.0.0.1:9" if "CA" in name else NOBODY
-    with pytest.raises(common.ScriptError, match=problem):
-        common.check_server(url)
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda text: text,
-        lambda text: text.replace("\n", "\r\n"),
-        lambda text: "\ufeff" + text,
-        lambda text: text.removesuffix("\n"),
-        lambda text: text + "\n  \n",
-        lambda text: text + "\x1a",
-        lambda text: text.replace(",", ";"),
-        lambda text: text.replace(",", "\t"),
-        lambda text: text.replace(",", " ,", 1),
-        lambda text: text.encode("utf-16"),
-    ],
-    ids=[
-        *("LF", "CRLF", "byte-order mark", "no final line break", "blank lines at the end"),
-        *("Ctrl-Z", "semicolons", "tabs", "a space in the header", "UTF-16"),
-    ],
-)
-def test_a_valid_file_is_loaded(edit: Callable[[str], str | bytes], tmp_path: Path) -> None:
-    content = edit(rows())
-    content = content.encode() if isinstance(content, str) else content
-    (tmp_path / "electricity_train.csv").write_bytes(content)
-    frame = common.load_electricity("train", tmp_path)
-    assert list(frame.columns) == ["timestamp", "consumption"]
-    assert len(frame) == 200
-    assert frame["timestamp"][0] == pd.Timestamp("2011-01-01 00:15")
-    assert frame["consumption"].dtype == np.float32
-    assert frame["consumption"][3] == 0.375
-
-
-TIME = "2011-01-01 01:00:00"  # of row 5
-BAD_FILES = [
-    ("", "the file is empty"),
-    (HEADER, "0 rows; at least 97 are needed"),
-    (rows(96), "96 rows; at least 97 are needed"),
-    (rows(row5=f"{TIME},1,2"), "not a CSV file (Error tokenizing data"),
-    (f"{HEADER}a,b,c\na,b,c\n", "not a CSV file (row 2 has more cells than the header)"),
-    (b"\x80\x04\x95\xff\xfe", "not a text file in UTF-8 or Windows-1252"),
-    (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; run `git lfs pull`"),
-    ("timestamp,timestamp\n", "row 1: two columns are named 'timestamp'; rename one"),
-    ("<html><body>404</body></html>\n", "row 1: the columns are '<html><body>404"),
-    ("timestamp\nx\n", "row 1: the columns are 'timestamp', not 'timestamp,consumption'"),
-    ("consumption,timestamp\n", "row 1: the columns are 'consumption,timestamp', not"),
-    (rows(row5=f"{TIME},high"), "row 5, column consumption: 'high' is not a finite number"),
-    (rows(row5=f"{TIME},nan"), "row 5, column consumption: 'nan' is not a finite number"),
-    (rows(row5=f"{TIME},1e39"), "row 5, column consumption: '1e39' is not a finite number"),
-    (rows(row5=""), "row 5, column consumption: '' is not a finite number"),
-    (rows(row5="noon,1"), "row 5, column timestamp: 'noon' is not a time like 2011-01-01 00:15"),
-    (rows(row5="2010-12-31 01:00:00,1"), "row 5, column timestamp: '2010-12-31 01:00:00' is earl"),
-    (rows(row5="2011-01-01 00:45:00,1"), "row 5, column timestamp: '2011-01-01 00:45:00' repeats"),
-    (rows(row5="2011-01-01 01:01:00,1"), "row 5, column timestamp: '2011-01-01 01:01:00' is not 1"),
-]
-
-
-@pytest.mark.parametrize(("content", "problem"), BAD_FILES, ids=[row[1][:50] for row in BAD_FILES])
-def test_a_bad_file_is_an_error_with_file_row_and_column(
-    content: str | bytes, problem: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "electricity_train.csv"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(common.ScriptError) as raised:
-        common.load_electricity("train", tmp_path)
-    assert str(raised.value).startswith(f"{path}: {problem}")
-    assert len(str(raised.value)) < len(str(path)) + 250
-
-
-@pytest.fixture(scope="module")
-def synthetic() -> dict[str, pd.DataFrame]:
-    return {split: common.synthetic_electricity(split) for split in ("train", "test")}
-
-
-def test_synthetic_data_have_the_calendar_and_the_scale_of_the_recordings(
-    synthetic: dict[str, pd.DataFrame],
-) -> None:
-    train, test = (synthetic[split]["timestamp"] for split in ("train", "test"))
-    assert (len(train), len(test)) == (105_215, 35_040)
-    assert [str(train.iloc[0]), str(train.iloc[-1])] == [
-        "2011-01-01 00:15:00",
-        "2013-12-31 23:45:00",
-    ]
-    assert [str(test.iloc[0]), str(test.iloc[-1])] == ["2014-01-01 00:00:00", "2014-12-31 23:45:00"]
-    values = pd.concat(synthetic.values())["consumption"].to_numpy()
-    assert [values.mean(), values.std()] == pytest.approx([0, 1], abs=0.01)
-    distinct = np.unique(values)
-    assert 120 <= len(distinct) <= 176
-    assert -1.4145 <= distinct.min() < distinct.max() <= 3.0290
-    steps = np.diff(distinct) / 0.02533588  # the resolution of the meter
-    np.testing.assert_allclose(steps, steps.round(), atol=1e-3)
-
-
-def test_synthetic_data_have_the_rhythm_of_day_week_and_year(
-    synthetic: dict[str, pd.DataFrame],
-) -> None:
-    frame = pd.concat(synthetic.values()).set_index("timestamp")["consumption"]
-    days = frame.groupby(frame.index.day_of_week).mean()
-    assert days[:5].min() > days[5:].max() + 0.3
-    assert frame.at_time("19:00").mean() > frame.at_time("03:00").mean() + 1
-    months = frame.groupby(frame.index.month).mean()
-    assert months[[12, 1, 2]].min() > months[[6, 7, 8]].max()
-    values = frame.to_numpy()
-    errors = [np.mean((values[lag:] - values[:-lag]) ** 2) for lag in (1, 7 * 96, 96, 48)]
-    assert errors == sorted(errors)  # of repeating the last reading, last week, yesterday, 12 hours
-
-
-# --- Training and metrics ---------------------------------------------------------------------
-
-
-def test_one_cycle_rises_for_a_tenth_of_the_steps_and_ends_at_zero() -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 2.0)
-    schedule = common.one_cycle(optimizer, 100)
-    rates = [optimizer.param_groups[0]["lr"]]
-    for _ in range(100):
-        optimizer.step()
-        schedule.step()
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert rates[:9] == pytest.approx([0.2 * step for step in range(1, 10)])  # linear
-    assert max(rates) == rates[9] == pytest.approx(2.0, rel=0.03)
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert rates[50] == pytest.approx(1.0)  # half of the cosine
-    assert rates[100] == pytest.approx(0.0, abs=1e-12)
-
-
-def equal_words(predictions: list[str], references: list, factor: int = 1) -> dict[str, object]:
-    """Return the arguments, so that the test can see them."""
-    return {"pairs": list(zip(predictions, references, strict=True)), "factor": factor}
-
-
-@pytest.mark.parametrize("references", [["x", "y z"], [["x"], ["y", "z"]]])
-def test_a_local_metric_has_the_interface_of_evaluate(references: list) -> None:
-    metric = common.local_metric(equal_words)
-    assert isinstance(metric, evaluate.Metric)
-    assert metric.description.startswith("Return the arguments")
-    expected = {"pairs": list(zip(["a", "b"], references, strict=True)), "factor": 3}
-    assert metric.compute(predictions=["a", "b"], references=references, factor=3) == expected
-    for prediction, reference in expected["pairs"]:
-        metric.add(prediction=prediction, reference=reference)
-    assert metric.compute(factor=3) == expected
-
-
-def test_a_local_metric_refuses_unpaired_references_and_may_take_none() -> None:
-    with pytest.raises(ValueError, match="Mismatch in the number of predictions"):
-        common.local_metric(equal_words).compute(predictions=["a", "b"], references=["a"])
-
-    def count(predictions: list[str]) -> dict[str, int]:
-        return {"count": len(predictions)}
-
-    assert common.local_metric(count).compute(predictions=["a", "b"]) == {"count": 2}

@@ -1,191 +1,365 @@
-"""lab_classifier.py: leaks, classifiers, and settings that are chosen by validation alone."""
-
-from __future__ import annotations
+"""lab_classifier.py: nothing is trained or chosen on texts that measure the result."""
 
 import re
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import Mock
 
-import common
-import lab_classifier
-import lab_common
-import task07
-from lab_classifier import fit_linear, fit_mlp
-from lab_data import SPLITS
-
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import load_pair, text_table
-from sklearn.metrics import accuracy_score
+from sklearn.base import BaseEstimator
 from torch.nn import functional as F
-from transformers import AutoModel
 
-Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
-WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
+import common
+import lab_classifier
+import lab_common
+from conftest import CPU, EXPECTED, Run
+from lab_classifier import MLP, Row, TunedEncoder
+from lab_data import SPLITS
 
-
-def test_leaks_are_counted_and_removed(capsys: Capture) -> None:
-    splits = {
-        "train": text_table("a b,A  b,c,d,e", "x y x x x"),
-        "validation": text_table("C,f,g", "x x y"),
-        "test": text_table("f,d ,h", "x x x"),
-    }
-    kept = [rows["text"].tolist() for rows in lab_classifier.remove_leaks(splits).values()]
-    assert kept == [["a b", "A  b", "e"], ["C", "g"], ["f", "d ", "h"]]
-    out = capsys.readouterr().out
-    assert out.startswith("texts more than once in train: 1, of these with several labels: 1\n")
-    assert re.findall(r"left out: (\d)\n", out) == ["2", "1"]
+ENCODER, DECODER = "distilbert/distilbert-base-uncased", "openai-community/gpt2"
+WORDS = re.findall(r"[a-z]{3,}", (EXPECTED / "texts.txt").read_text(encoding="utf-8"))[:40]
+Splits = dict[str, pd.DataFrame]
 
 
-@pytest.mark.parametrize("texts", [["a a", "b a"], ["\N{GRINNING FACE} \N{CAT}", "\N{CAT}"]])
-def test_texts_without_words_have_features(texts: list[str]) -> None:
-    features = lab_classifier.word_features(dict.fromkeys(SPLITS, texts))["test"]
-    assert features.shape[0] == 2
-    assert abs(features[0] - features[1]).sum() > 0
-
-
-@pytest.mark.parametrize("labels", [
-    [str(number) for number in range(6)],  # as many as the emotions
-    ["$_$", "$10-$20", "a\\b^{_%s", "\N{CYRILLIC SMALL LETTER ZHE}" * 80],
-    [f"label {number}" for number in range(31)],
-], ids=["numbers", "symbols", "many"])  # fmt: skip
-@pytest.mark.filterwarnings("error:constrained_layout")  # of labels that leave no room
-def test_labels_of_a_file_are_printed_and_drawn(
-    labels: list[str], tmp_path: Path, checkpoints: Path, monkeypatch: Patch, capsys: Capture
-) -> None:
-    monkeypatch.setitem(matplotlib.rcParams, "text.parse_math", True)
-    monkeypatch.setattr(lab_classifier, "QUICK_TEXTS", 40)  # all labels are drawn nevertheless
-    rows = [(f"{WORDS[i % 9]} {i}", labels[i % len(labels)]) for i in range(200)]
-    for name in SPLITS:
-        texts = [(f"{name} {text}", label) for text, label in rows]
-        pd.DataFrame(texts, columns=["text", "label"]).to_csv(tmp_path / f"{name}.csv", index=False)
-    options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
-    assert common.run(partial(lab_classifier.main, [*options, "--quick"])) == 0
-    out, err = capsys.readouterr()
-    report = out.partition("support\n\n")[2].partition("\n\n")[0].splitlines()
-    assert {line[:-40].strip() for line in report} == set(labels)
-    is_drawn = (common.RESULTS / f"lab_classifier_{tmp_path.name}.png").exists()
-    assert is_drawn == (len(labels) <= 30) == ("no confusion matrix" not in err)
-
-
-@pytest.mark.parametrize(("content", "problem"), [
-    ("\n\ntext,label\n", "rows.csv: row 1 has no column names"),
-    ("Text,Label\na,1\n", "rows.csv: row 1: no column label among Text, Label"),
-    ("text,label\na,1\n ,2\n", "rows.csv: row 3: text is empty; every row needs one"),
-    ("text,label\n" + "a,1\nb,2\n" * 20, "too few texts: none is left for train"),  # all leaks
-    ("text,label\na,1\nb,2\n", "too few texts: none is left for validation and test"),
-    ("text,label\na,1\nb,1\nc,1\nd,1\ne,1\n" + "f,1\n" * 9, "the training texts have 1 label"),
-])  # fmt: skip
-def test_wrong_table_is_one_line(tmp_path: Path, content: str, problem: str) -> None:
-    (tmp_path / "rows.csv").write_text(content)
-    with pytest.raises(common.ScriptError, match=problem):
-        lab_classifier.main(["--dataset", str(tmp_path / "rows.csv"), "--model", "bundled"])
-
-
-def test_features_are_fitted_on_the_training_texts_alone() -> None:
-    texts = {"train": ["one two", "two three"], "validation": ["one"], "test": ["two four"]}
-    first = lab_classifier.word_features(texts)
-    for changed in ("validation", "test"):
-        other = lab_classifier.word_features(texts | {changed: ["three four", "one five"]})
-        for name in set(SPLITS) - {changed}:
-            assert np.array_equal(first[name].toarray(), other[name].toarray())
-    features = {"train": [[1, 5], [3, 5]], "validation": [[2, 6]], "test": [[5, 5]]}
-    standard = lab_classifier.standardise({name: np.array(features[name]) for name in SPLITS})
-    assert [standard[name].tolist() for name in SPLITS] == [[[-1, 0], [1, 0]], [[0, 1]], [[3, 0]]]
-
-
-@pytest.mark.parametrize("fit", [fit_mlp, partial(fit_linear, lab_classifier.SVM)])
-def test_weights_find_the_rare_label(fit: Any, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(lab_classifier, "MLP_EPOCHS", 30)
-    generator, found = np.random.default_rng(0), []
-    labels = (np.arange(1000) % 20 == 0).astype(int)
-    inputs = (generator.standard_normal((1000, 2)) + labels[:, None]).astype(np.float32)
-    for weighted in (False, True):
-        common.seed_everything(0)
-        predict = fit(inputs, labels, weighted, 0.3)
-        assert np.array_equal(predict(inputs), predict(inputs))  # without dropout
-        found.append(predict(inputs)[labels == 1].mean())
-    assert found[0] < 0.4 < 0.6 < found[1]
-
-
-def make_splits() -> dict[str, pd.DataFrame]:
-    """Return splits of 60 texts each; in about half of the texts, a word is the label."""
+def make_splits() -> Splits:
+    """Return 60 different texts of each split; in about half of them, a word is the label."""
     generator, splits = np.random.default_rng(0), {}
     for name in SPLITS:
         labels = generator.choice(["bad", "good", "good"], 60)
         words = np.where(generator.random(60) < 0.5, labels, generator.choice(WORDS, 60))
-        texts = ",".join(f"{name}{i} {word}" for i, word in enumerate(words))
-        splits[name] = text_table(texts, " ".join(labels))
+        texts = [f"{name} {WORDS[i % 7]} {WORDS[i // 7]} {word}" for i, word in enumerate(words)]
+        splits[name] = pd.DataFrame({"text": texts, "label": labels})
     return splits
 
 
-def test_a_run_prints_classifiers_with_settings_chosen_by_validation(
-    tmp_path: Path, checkpoints: Path, trained: list[float], monkeypatch: Patch, capsys: Capture
-) -> None:
-    recorders = []
-    for name in ("print_table", "draw_confusion"):
-        recorders.append(Mock(wraps=getattr(lab_classifier, name)))
-        monkeypatch.setattr(lab_classifier, name, recorders[-1])
-    monkeypatch.setattr(lab_classifier, "QUICK_TEXTS", 59)
-    splits, outputs = make_splits(), []
+def write(splits: Splits, folder: Path) -> Path:
+    """Write a CSV file for each split; return the folder."""
+    folder.mkdir(exist_ok=True)
+    for name, table in splits.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return folder
+
+
+class Result(NamedTuple):
+    """A run of the script."""
+
+    rows: list[Row]
+    best: list[Row]  # of which reports and pictures are made
+    weights: list[float]  # the sum of the trained weights of each candidate
+    out: str
+
+
+@pytest.fixture
+def classify(
+    run: Run, tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """Return a function that runs the script on some splits."""
+    fit_best = lab_classifier.fit_best
+    monkeypatch.setattr(lab_classifier, "MLP_EPOCHS", 2)
+
+    def classify(splits: Splits, *options: str) -> Result:
+        weights: list[float] = []
+
+        def record(candidates: list[Any], *rest: Any) -> Any:
+            best = fit_best(candidates, *rest)
+            for candidate in candidates:
+                network = getattr(candidate, "network_", None)
+                parameters = network.parameters() if network else [torch.tensor(candidate.coef_)]
+                weights.append(sum(weight.double().sum().item() for weight in parameters))
+            return best
+
+        table, picture = Mock(wraps=lab_classifier.print_table), Mock()
+        for name, replacement in (
+            ("fit_best", record), ("print_table", table), ("draw_confusion", picture)
+        ):  # fmt: skip
+            monkeypatch.setattr(lab_classifier, name, replacement)
+        folder = write(splits, tmp_path / "data")
+        code, out, err = run(
+            "lab_classifier", "--model", checkpoints / ENCODER, "--data", folder, *options
+        )
+        assert code == 0, err
+        return Result(table.call_args.args[0], picture.call_args.args[0], weights, out)
+
+    return classify
+
+
+FIRST: list[Result] = []  # of make_splits(), for all tests
+
+
+@pytest.fixture
+def first(classify: Callable[..., Result]) -> Result:
+    """Return a run on `make_splits()`."""
+    if not FIRST:
+        FIRST.append(classify(make_splits()))
+    return FIRST[0]
+
+
+def choices(result: Result) -> list[Any]:
+    """Return everything that is chosen or measured before the test texts are used."""
+    rows = [(row.features, row.classifier, row.setting, row.validation) for row in result.rows]
+    return [rows, [(row.features, row.classifier) for row in result.best]]
+
+
+# --- Protocol ------------------------------------------------------------------------------------
+
+
+def test_other_test_labels_change_no_choice(first: Result, classify: Callable[..., Result]) -> None:
+    splits = make_splits()
     labels = splits["test"]["label"].map({"good": "bad", "bad": "good"})
-    texts = "new " + splits["test"]["text"][::-1]
-    test = [{}, {}, {"label": labels}, {"text": texts.tolist()}]
-    validation = {"label": splits["validation"]["label"][::-1].tolist(), "text": texts.tolist()}
-    for number in range(6):
-        changed = {"test": test[number]} if number < 4 else {"validation": validation}
-        for name, rows in splits.items():
-            rows.assign(**changed.get(name, {})).to_csv(tmp_path / f"{name}.csv", index=False)
-        options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
-        options += ["--seed=1"] * (number == 5)
-        assert lab_classifier.main([*options, "--quick", "--finetune"]) == 0
-        outputs.append(capsys.readouterr().out)
-    tables, best = ([call.args[0] for call in each.call_args_list] for each in recorders)
-    count = 3 * 2 * len(lab_classifier.DROPOUT) + 1  # MLPs, and the encoder
-    # neither validation nor test texts train anything
-    assert trained[:-count] == trained[:count] * 5
-    assert len(set(trained)) == 2 * count  # features, weights, setting and seed matter
-    right = recorders[0].call_args_list[0].args[1]["validation"]
-    for row, group in zip(best[0], (["TF-IDF"], lab_classifier.POOLINGS, ["tuned"]), strict=True):
-        rows = [each for each in tables[0] if each.features in group]
-        accuracies = [accuracy_score(right, each.validation) for each in rows]
-        assert accuracy_score(right, row.validation) == max(accuracies)
-    for number in (2, 3):
-        assert [row.classifier for row in best[number]] == [row.classifier for row in best[0]]
-        for row, first in zip(tables[number], tables[0], strict=True):
-            assert row.setting == first.setting
-            assert np.array_equal(row.validation, first.validation)
-            assert number == 3 or np.array_equal(row.test, first.test)  # of changed texts
-    assert outputs[0] == outputs[1]  # the second time with cached features
-    assert "\n59 train, 59 validation, 59 test texts\n" in outputs[0]
-    rows = re.findall(r"^(.{53})(?: +\d\.\d{4}){3}$", outputs[0], re.MULTILINE)
-    assert (len(rows), rows[0].split()) == (1 + 2 + 3 * 4 + 1, ["none", "always", "good"])
-    assert re.search(r"^tuned, linear layer\n.*\n\n +bad( +[01]\.\d{4}){3}", outputs[0], re.M)
+    other = classify(splits | {"test": splits["test"].assign(label=labels)})
+    assert choices(first) == choices(other)
+    for row, other_row in zip(first.rows, other.rows, strict=True):
+        assert np.array_equal(row.predicted, other_row.predicted)
+        assert row.test != other_row.test
 
 
-def test_setting_with_the_highest_validation_accuracy_is_chosen() -> None:
-    def fit(inputs: Any, labels: np.ndarray, weighted: bool, setting: float) -> Any:
-        return lambda rows: np.full(len(rows), setting)
+def test_other_test_texts_train_nothing_and_change_no_choice(
+    first: Result, classify: Callable[..., Result]
+) -> None:
+    splits = make_splits()
+    other = classify(splits | {"test": splits["test"].assign(text=splits["test"]["text"] + " new")})
+    assert (first.weights, choices(first)) == (other.weights, choices(other))
 
-    labels = {"train": np.zeros(3), "validation": np.ones(3), "test": np.full(3, 2)}
-    for settings in ((0, 1, 2), (2, 1, 0)):
-        assert lab_classifier.choose(fit, settings, labels, labels, False, 0)[0] == 1
+
+def test_other_validation_texts_train_nothing(
+    first: Result, classify: Callable[..., Result]
+) -> None:
+    splits = make_splits()
+    validation = splits["validation"]
+    changed = validation.assign(text=validation["text"] + " new", label=validation["label"][::-1])
+    assert first.weights == classify(splits | {"validation": changed}).weights
 
 
-def test_finetuning_is_on_the_label_of_each_text(checkpoints: Path, monkeypatch: Patch) -> None:
-    train, (model, tokenizer) = Mock(), load_pair(checkpoints / task07.EXTRACTIVE_MODEL, AutoModel)
+def test_finetuning_trains_on_the_training_texts_alone(classify: Callable[..., Result]) -> None:
+    splits = make_splits()
+    changed = {name: splits[name].assign(text=splits[name]["text"] + " new") for name in SPLITS[1:]}
+    first, other = (classify(s, "--finetune", "--quick") for s in (splits, splits | changed))
+    assert [row.features for row in first.rows[-2:]] == ["LoRA", "tuned"]
+    assert first.weights == other.weights
+
+
+def test_second_run_is_equal(first: Result, classify: Callable[..., Result]) -> None:
+    second = classify(make_splits())
+    assert (first.out, first.weights) == (second.out, second.weights)
+
+
+def test_another_seed_trains_other_networks(first: Result, classify: Callable[..., Result]) -> None:
+    assert first.weights != classify(make_splits(), "--seed", "1").weights
+
+
+def test_training_texts_that_are_also_test_texts_are_left_out(
+    classify: Callable[..., Result],
+) -> None:
+    splits = make_splits()
+    splits["train"] = pd.concat([splits["train"], splits["test"][:9], splits["validation"][:3]])
+    splits["validation"] = pd.concat([splits["validation"], splits["test"][5:9]])
+    out = classify(splits).out
+    assert "12 train, 4 validation\n60 train, 60 validation, 60 test texts\n" in out
+
+
+def test_words_of_validation_and_test_texts_are_no_features() -> None:
+    texts = {"train": ["one two", "two three"], "validation": ["one"], "test": ["two four"]}
+    first = lab_classifier.word_features(texts)
+    for changed in SPLITS[1:]:
+        other = lab_classifier.word_features(texts | {changed: ["three four", "one five"]})
+        for name in set(SPLITS) - {changed}:
+            assert np.array_equal(first[name].toarray(), other[name].toarray())
+
+
+def test_features_are_standardised_by_the_training_texts() -> None:
+    features = {"train": [[1, 5], [3, 5]], "validation": [[2, 6]], "test": [[5, 5]]}
+    arrays = {name: np.array(rows, np.float32) for name, rows in features.items()}
+    standard = lab_classifier.standardise(arrays)
+    assert [standard[name].tolist() for name in SPLITS] == [[[-1, 0], [1, 0]], [[0, 1]], [[3, 0]]]
+
+
+class Fixed(BaseEstimator):
+    """A classifier that predicts the same labels for each split, whatever it is fitted on."""
+
+    def __init__(self, predicted: dict[str, list[int]], class_weight: str | None = None) -> None:
+        self.predicted, self.class_weight = predicted, class_weight
+
+    def fit(self, split: str, labels: np.ndarray) -> "Fixed":
+        self.fitted_on = split
+        return self
+
+    def predict(self, split: str) -> np.ndarray:
+        return np.array(self.predicted[split])
+
+
+LABELLED = {"train": [0, 0, 0, 1], "validation": [0, 0, 0, 1], "test": [1, 1, 1, 1]}
+LABELS = {name: np.array(labels) for name, labels in LABELLED.items()}
+MAJORITY = {"validation": [0, 0, 0, 0], "test": [1, 1, 1, 1]}  # accuracy 0.75, macro-F1 0.43
+RARE = {"validation": [0, 1, 1, 1], "test": [0, 0, 0, 0]}  # accuracy 0.5, macro-F1 0.5
+BAD = {"validation": [1, 1, 1, 0], "test": [1, 1, 1, 1]}
+
+
+@pytest.mark.parametrize(("class_weight", "expected"), [(None, MAJORITY), ("balanced", RARE)])
+def test_accuracy_chooses_a_setting_and_macro_f1_with_class_weights(
+    class_weight: str | None, expected: dict
+) -> None:
+    splits = {name: name for name in SPLITS}
+    for order in ((MAJORITY, RARE, BAD), (BAD, RARE, MAJORITY)):
+        candidates = [Fixed(predicted, class_weight) for predicted in order]
+        best = lab_classifier.fit_best(candidates, splits, LABELS)
+        assert best.predicted == expected
+        assert {candidate.fitted_on for candidate in candidates} == {"train"}
+
+
+def row(features: str, classifier: str, validation: float, test: float, f1: float = 0) -> Row:
+    """Return a row with these accuracies."""
+    return Row(features, classifier, "", 1, (validation, 0), (test, f1), np.array([]))
+
+
+def test_row_with_the_best_validation_accuracy_is_reported() -> None:
+    rows = [row("a", "x", 0.5, 0.9), row("a", "y", 0.6, 0.7), row("b", "x", 0.8, 0.4)]
+    found = lab_classifier.best_rows(rows, (["a"], ["a", "b"], ["c"]))
+    assert found == [rows[1], rows[2]]
+
+
+# --- Classifiers ---------------------------------------------------------------------------------
+
+
+def test_class_weights_find_the_rare_label() -> None:
+    labels = (np.arange(1000) % 20 == 0).astype(int)
+    noise = np.random.default_rng(0).standard_normal((1000, 2))
+    features = (noise + labels[:, None]).astype(np.float32)
+    common.seed_everything(0)
+    plain, weighted = (MLP(0.3, weights).fit(features, labels) for weights in (None, "balanced"))
+    found = [mlp.predict(features)[labels == 1].mean() for mlp in (plain, weighted)]
+    assert found[0] < 0.4 < 0.6 < found[1]
+
+
+def test_mlp_predicts_without_dropout() -> None:
+    features = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
+    mlp = MLP(dropout=0.9).fit(features, np.arange(100) % 3)
+    assert np.array_equal(mlp.predict(features), mlp.predict(features))
+
+
+def test_mlp_is_trained_with_its_dropout() -> None:
+    """A fraction of 1 leaves nothing of the features."""
+    features = np.eye(2, dtype=np.float32)[np.arange(100) % 2]
+    labels = np.arange(100) % 2
+    accuracies = [MLP(dropout=p).fit(features, labels).score(features, labels) for p in (0.0, 1.0)]
+    assert accuracies == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_finetuning_is_on_the_label_of_each_text(
+    lora: bool, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, texts, labels = Mock(), WORDS[:4], np.array([0, 2, 1, 0])
     monkeypatch.setattr(lab_common, "train", train)
-    texts, labels = dict.fromkeys(SPLITS, WORDS[:4]), dict.fromkeys(SPLITS, np.array([0, 2, 1, 0]))
-    lab_classifier.finetune(model, tokenizer, texts, labels, 0, 1)
-    (_, head), batch_loss = train.call_args.args[:2]
-    ids = lab_common.tokenize(tokenizer, WORDS[:4])
-    features = lab_common.compute_features(model, ids, lab_classifier.POOLINGS)["mean"]
+    tuned = TunedEncoder(checkpoints / ENCODER, lora, 1, CPU).fit(texts, labels)
+    network, batch_loss = train.call_args.args[:2]
+    assert network.training  # with dropout
+    encoder, head = network.eval()
+    features = lab_common.encode(encoder, tuned.tokenizer_, texts, lab_classifier.POOLINGS)["mean"]
     logits = head(torch.from_numpy(features))  # (texts, labels)
+    assert np.array_equal(tuned.predict(texts), logits.argmax(-1).numpy())
     for batch in ([3, 1], [2, 0, 1]):
-        expected = F.cross_entropy(logits[batch], torch.tensor(labels["train"][batch])).item()
+        expected = F.cross_entropy(logits[batch], torch.tensor(labels[batch])).item()
         assert batch_loss(batch).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_lora_trains_two_narrow_matrices_per_layer_and_the_head(checkpoints: Path) -> None:
+    tuned = TunedEncoder(checkpoints / ENCODER, True, 1, CPU)
+    tuned.fit(WORDS[:4], np.array([0, 1, 1, 0]))
+    encoder, head = tuned.network_
+    layers = [layer for name, layer in encoder.named_modules() if name.endswith("base_layer")]
+    narrow = sum(lab_classifier.LORA_RANK * sum(layer.weight.shape) for layer in layers)
+    trained = [weight for weight in tuned.network_.parameters() if weight.requires_grad]
+    assert len(layers) == 6 * encoder.config.n_layers  # four in attention, two after it
+    assert sum(map(torch.numel, trained)) == narrow + head.weight.numel() + head.bias.numel()
+
+
+def test_all_weights_of_a_tuned_encoder_are_trained(checkpoints: Path) -> None:
+    tuned = TunedEncoder(checkpoints / ENCODER, False, 1, CPU)
+    tuned.fit(WORDS[:4], np.array([0, 1, 1, 0]))
+    assert all(weight.requires_grad for weight in tuned.network_.parameters())
+
+
+# --- The script ----------------------------------------------------------------------------------
+
+
+def test_table_has_every_pair_of_features_and_classifier(first: Result) -> None:
+    rows = re.findall(r"^(.{52}) +([\d,]+)(?: +\d\.\d{4}){4}$", first.out, re.MULTILINE)
+    assert (len(rows), rows[0][0].split()) == (1 + 2 + 3 * 4, ["none", "always", "good"])
+    trained = {" ".join(title.split()[:2]): int(count.replace(",", "")) for title, count in rows}
+    assert trained["none always"] == 0
+    assert trained["mean logistic"] == 32 + 1  # width of the hidden states, intercept
+    assert trained["layers logistic"] == 2 * 3 * 32 + 1  # mean and maximum of three states
+    assert trained["mean MLP"] == (32 + 1) * 256 + (256 + 1) * 2
+
+
+@pytest.mark.filterwarnings("error:constrained_layout")  # of labels that leave no room
+def test_labels_of_a_file_are_printed_and_drawn(
+    tmp_path: Path, checkpoints: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = ["$_$", "$10-$20", "a\\b^{_%s", "\N{CYRILLIC SMALL LETTER ZHE}" * 80]
+    monkeypatch.setattr(lab_classifier, "MLP_EPOCHS", 2)
+    texts = {name: [f"{name} {WORDS[i % 9]} {WORDS[i // 9]}" for i in range(99)] for name in SPLITS}
+    label = [labels[i % len(labels)] for i in range(99)]
+    tables = {name: pd.DataFrame({"text": texts[name], "label": label}) for name in SPLITS}
+    monkeypatch.chdir(write(tables, tmp_path / "my.data"))
+    options = ("--model", checkpoints / ENCODER, "--data", ".", "--finetune", "--quick")
+    code, out, err = run("lab_classifier", *options)
+    assert code == 0, err
+    report = out.partition("support\n\n")[2].partition("\n\n")[0].splitlines()
+    assert {line[:-40].strip() for line in report} == set(labels)
+    pictures = {path.name for path in common.RESULTS.glob("*.png")}
+    assert pictures == {"lab_classifier_my.data.png", "lab_classifier_my.data_weights.png"}
+
+
+def test_labels_of_a_copy_of_a_data_set_get_their_names(
+    classify: Callable[..., Result],
+) -> None:
+    numbers = [str(number) for number in range(4)] * 15
+    splits = {name: table.assign(label=numbers) for name, table in make_splits().items()}
+    assert " Sports " in classify(splits, "--dataset", "ag_news").out
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    ("text,label\na,1\nb,2\n", "too few texts"),
+    ("text,label\n" + "same,1\nSAME,2\n" * 20, "too few texts: none is left for train"),
+    ("text,label\n" + "".join(f"some text {i},1\n" for i in range(40)), "only one class"),
+    ("text,label\n" + "".join(f"{i},{i % 2}\n" for i in range(9)) * 9, "no training text has"),
+    ("text,label\n" + "".join(f"! {'?' * i},{i % 2}\n" for i in range(40)), "empty vocabulary"),
+])  # fmt: skip
+def test_useless_texts_end_in_one_line(
+    content: str, problem: str, tmp_path: Path, checkpoints: Path, run: Run
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(content, encoding="utf-8")
+    code, _, err = run("lab_classifier", "--data", path, "--model", checkpoints / ENCODER)
+    assert code == 1
+    assert problem in err.splitlines()[-1]
+
+
+def test_model_without_cls_has_no_cls_rows(checkpoints: Path, run: Run, tmp_path: Path) -> None:
+    options = ("--data", write(make_splits(), tmp_path / "data"), "--quick")
+    code, out, err = run("lab_classifier", "--model", checkpoints / DECODER, *options)
+    assert code == 0
+    assert "this model has no [CLS], so its rows are left out" in err
+    assert "[CLS]" not in out
+    assert "layers   MLP" in out
+
+
+def test_remarks_are_computed_from_the_rows(capsys: pytest.CaptureFixture) -> None:
+    rows = [
+        row("TF-IDF", "linear SVM", 0.9, 0.89, 0.82),
+        row("TF-IDF", "linear SVM, weighted", 0.8, 0.88, 0.84),
+        row("mean", "logistic regression", 0.6, 0.65, 0.6),
+        row("mean", "logistic regression, weighted", 0.5, 0.6, 0.55),
+        row("mean", "MLP", 0.7, 0.72, 0.7),
+        row("mean", "MLP, weighted", 0.6, 0.7, 0.7),
+    ]
+    lab_classifier.print_remarks(rows, [rows[0], rows[4]])
+    err = capsys.readouterr().err
+    assert "TF-IDF 0.890, mean 0.720\n" in err
+    assert "mean +0.070\n" in err
+    assert "in 1 of 3 pairs" in err

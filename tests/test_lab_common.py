@@ -1,134 +1,32 @@
-"""lab_common.py: the Inferno's text, features of texts, and the tuning loop."""
+"""lab_common.py: features of texts, batches, and the training loop."""
 
-from __future__ import annotations
-
-import hashlib
-import html
+import json
 from itertools import chain
 from pathlib import Path
-from unittest.mock import Mock, patch
-
-import common
-import lab_common
-import task07
-import task11
-from lab_common import all_layers_pooling, cls_pooling, mean_pooling
 
 import numpy as np
 import pytest
 import torch
-from conftest import Server, load_pair, only_line
 from transformers import AutoModel
 
-Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
-POEM = 'Nel mezzo del cammin\n  <<verso & verso>>, "detto",\n\nCanto II\n\na riveder le stelle.'
-ETEXT = f"LA DIVINA COMMEDIA\n\nInferno: Canto I\n\n\n{POEM}\n\n\nEnd of the etext\n"
-PAGE = "<!DOCTYPE html>\n<title>Nel mezzo</title><p>Menu &amp; search</p>\n<pre class='x'>"
-PAGE += f"{html.escape(ETEXT)}</pre></html>"
-FORMS = {
-    "poem alone": POEM.encode(),
-    "CRLF": ETEXT.replace("\n", "\r\n").encode(),
-    "byte-order mark": b"\xef\xbb\xbf" + ETEXT.encode(),
-    "trailing whitespace": ETEXT.replace("\n", " \t\n").encode(),
-    "HTML with CRLF": PAGE.replace("\n", "\r\n").encode(),
-    "HTML with tags": PAGE.replace("mezzo", "<b>mezzo</b>").encode(),
-    "HTML with non-breaking spaces": PAGE.replace("\n  ", "\n&nbsp; ").encode(),
-    "Latin-1": ("\xc8 il poema\n" + ETEXT).encode("latin-1"),
-}
-WORDS = task07.CONTEXT.split()  # that the tiny encoder knows
-TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(40)]
+import common
+import lab_common
+from conftest import load_pair, only_line
+from lab_common import all_layers_pooling, cls_pooling, mean_pooling
+
+ENCODER, DECODER = "distilbert/distilbert-base-uncased", "openai-community/gpt2"
+SENTENCE = "the old house in the valley was quiet and the river ran slowly past its garden"
+WORDS = SENTENCE.split()
+TEXTS = [" ".join(WORDS[i % 9 : i % 9 + 1 + i % 7]) for i in range(40)]
 
 
-@pytest.mark.parametrize("raw", FORMS.values(), ids=FORMS)
-def test_every_form_of_the_etext_gives_the_poem(
-    raw: bytes, tmp_path: Path, monkeypatch: Patch
-) -> None:
-    digest = hashlib.sha256(POEM.encode()).hexdigest()
-    monkeypatch.setattr(lab_common, "INFERNO_SHA256", digest)
-    (tmp_path / "etext").write_bytes(raw)
-    assert lab_common.load_inferno(tmp_path / "etext") == POEM
-
-
-OTHER_TEXTS = {
-    "another edition": ETEXT.strip("\n"),
-    "first and last words": f"Part one\n{POEM}\nPart two\n{POEM}\nPart three",
-    "a quotation of HTML": "A page starts with\n<html><pre>\nand ends with </pre>.",
-    "non-breaking spaces": "10\xa0km",
-}
-
-
-@pytest.mark.parametrize("text", OTHER_TEXTS.values(), ids=OTHER_TEXTS)
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
-def test_other_text_is_used_whole_with_a_note(
-    text: str, encoding: str, tmp_path: Path, capsys: Capture
-) -> None:
-    path = tmp_path / "song.txt"
-    path.write_bytes((text + "\n").encode(encoding) + b"\x1a" * (encoding == "cp1252"))
-    assert lab_common.load_inferno(path) == text
-    assert f"{path}: not the edition of the Inferno used " in capsys.readouterr().err
-
-
-def test_note_says_how_much_of_a_file_is_the_inferno(
-    tmp_path: Path, capsys: Capture, monkeypatch: Patch
-) -> None:
-    digest = hashlib.sha256(POEM.encode()).hexdigest()
-    monkeypatch.setattr(lab_common, "INFERNO_SHA256", digest)
-    path = tmp_path / "comedy.txt"
-    path.write_text(f"{POEM}\n\nPURGATORIO\n{'o' * 100}", encoding="utf-8")
-    assert lab_common.load_inferno(path) == POEM
-    only_line(capsys.readouterr().err, f"only the Inferno is used, {len(POEM)} of")
-
-
-@pytest.mark.parametrize(("content", "problem"), [
-    (b"<pre> \r\n</pre>", "the file is empty"),
-    (b"\x81\x00\x81", "not a text file"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
-])  # fmt: skip
-def test_file_without_text_is_named(content: bytes, problem: str, tmp_path: Path) -> None:
-    (tmp_path / "song.txt").write_bytes(content)
-    with pytest.raises(common.ScriptError, match=f"song.txt: {problem}"):
-        lab_common.load_inferno(tmp_path / "song.txt")
-
-
-@pytest.fixture
-def archive(server: Server, monkeypatch: Patch) -> Server:
-    """Serve a page without a digest as the first source, and a file with one as the second."""
-    address, digest = f"http://127.0.0.1:{server.server_port}", hashlib.sha256(POEM.encode())
-    sources = {f"{address}/page": None, f"{address}/copy": digest.hexdigest()}
-    monkeypatch.setattr(lab_common, "INFERNO_SHA256", digest.hexdigest())
-    monkeypatch.setattr(lab_common, "INFERNO_SOURCES", sources)
-    return server
-
-
-@pytest.mark.parametrize(("page", "copy", "behaviour", "reason"), [
-    (PAGE, "", "honest", None),
-    ("<pre>Log in to read on", POEM, "honest", None),
-    ("", POEM.replace("verso", "versa"), "honest", "has the wrong SHA-256"),
-    (PAGE, POEM, "missing", "404"),
-    (PAGE, POEM, "breaks off", "failed"),
-])  # fmt: skip
-def test_sources_are_tried_in_order_and_the_embedded_verses_last(
-    page: str, copy: str, behaviour: str, reason: str | None, archive: Server, capsys: Capture
-) -> None:
-    archive.files, archive.behaviour = {"page": page.encode(), "copy": copy.encode()}, behaviour
-    path, requests = lab_common.find_inferno(), ["/page"] if copy == "" else ["/page", "/copy"]
-    if reason is None:
-        assert lab_common.clean_text(common.read_text(path)) == POEM
-        assert lab_common.find_inferno() == path  # without a second download
-    else:
-        assert path == lab_common.VERSES
-        assert not list((common.DATA / "dante").iterdir())
-        assert reason in only_line(capsys.readouterr().err, "verses written for this project")
-    assert archive.requests == requests
-
-
-@pytest.mark.parametrize("checkpoint", [task07.EXTRACTIVE_MODEL, task11.MODEL])
+@pytest.mark.parametrize("checkpoint", [ENCODER, DECODER])  # GPT-2 has no padding token
 def test_features_equal_those_of_each_text_alone(
-    checkpoint: str, checkpoints: Path, monkeypatch: Patch
+    checkpoint: str, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lab_common, "BATCH_TOKENS", 30)  # several batches
     monkeypatch.setattr(lab_common, "MAX_TOKENS", 6)
-    model, tokenizer = load_pair(checkpoints / checkpoint, AutoModel)  # GPT-2 has no padding token
+    model, tokenizer = load_pair(checkpoints / checkpoint, AutoModel)
     poolings = {"cls": cls_pooling, "mean": mean_pooling, "all": all_layers_pooling}
     features = lab_common.encode(model.train(), tokenizer, TEXTS, poolings)  # without dropout
     for row, text in enumerate(TEXTS):
@@ -142,43 +40,91 @@ def test_features_equal_those_of_each_text_alone(
             np.testing.assert_allclose(features[name][row], feature, atol=3e-6)
 
 
-def test_features_are_cached_by_content(checkpoints: Path, monkeypatch: Patch) -> None:
-    model, tokenizer = load_pair(checkpoints / task07.EXTRACTIVE_MODEL, AutoModel)
-    compute = Mock(wraps=lab_common.compute_features)
-    monkeypatch.setattr(lab_common, "compute_features", compute)
+@pytest.mark.parametrize(("limit", "positions", "expected"), [(6, 512, 6), (256, 9, 9)])
+def test_long_texts_are_truncated_to_what_the_model_reads(
+    limit: int, positions: int, expected: int, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_common, "MAX_TOKENS", limit)
+    model, tokenizer = load_pair(checkpoints / ENCODER, AutoModel)
+    tokenizer.model_max_length = 10**30  # as in a checkpoint without tokenizer_config.json
+    model.config.max_position_embeddings = positions
+    (tokens,) = lab_common.tokenize(model, tokenizer, [" ".join(WORDS)])
+    assert len(tokens) == expected
 
-    def features(texts: list[str], pooling: lab_common.Pooling = mean_pooling) -> np.ndarray:
-        return lab_common.encode(model, tokenizer, texts, {"x": pooling})["x"]
 
-    first = features(TEXTS)
-    assert np.array_equal(features(TEXTS), first)
-    assert compute.call_count == 1
-    assert not np.array_equal(features(TEXTS, cls_pooling), first)
-    assert np.array_equal(features(TEXTS[::-1]), first[::-1])
-    for path in (common.RESULTS / "features").iterdir():
-        path.write_bytes(path.read_bytes()[:-100])  # damaged
-    assert np.array_equal(features(TEXTS), first)
-    assert compute.call_count == 4
-    model.config.n_heads, former = 2, model.config.n_heads
-    features(TEXTS)
-    assert compute.call_count == 5  # another configuration
-    model.config.n_heads = former
-    next(model.parameters()).requires_grad_(False).mul_(2)
-    assert not np.array_equal(features(TEXTS), first)
+def test_text_without_tokens_is_an_error(checkpoints: Path) -> None:
+    model, tokenizer = load_pair(checkpoints / DECODER, AutoModel)  # adds no special tokens
+    with pytest.raises(common.ScriptError, match="the text '' has no tokens"):
+        lab_common.tokenize(model, tokenizer, ["a text", ""])
+
+
+def write_settings(folder: Path, pooling: dict, prompts: dict) -> None:
+    """Write the two files of sentence-transformers."""
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> torch.nn.Module:
+    """Return a model without weights whose folder is `tmp_path`."""
+    model = torch.nn.Module()
+    model.name_or_path = str(tmp_path)
+    return model
+
+
+@pytest.mark.parametrize(("mode", "pooling"), [
+    ("pooling_mode_cls_token", cls_pooling),
+    ("pooling_mode_mean_tokens", mean_pooling),
+])  # fmt: skip
+def test_pooling_is_the_one_that_the_encoder_was_trained_with(
+    mode: str, pooling: lab_common.Pooling, model: torch.nn.Module, tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    others = dict.fromkeys(("pooling_mode_cls_token", "pooling_mode_max_tokens"), False)
+    write_settings(tmp_path, {"word_embedding_dimension": 8} | others | {mode: True}, {"query": ""})
+    assert lab_common.sentence_pooling(model) is pooling
+    assert capsys.readouterr().err == ""
+
+
+def test_encoder_without_settings_takes_the_mean(
+    model: torch.nn.Module, capsys: pytest.CaptureFixture
+) -> None:
+    assert lab_common.sentence_pooling(model) is mean_pooling
+    assert capsys.readouterr().err == ""
+
+
+def test_other_poolings_and_prompts_are_noted(
+    model: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    modes = {"pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}
+    write_settings(tmp_path, modes, {"query": "query: ", "passage": "passage: "})
+    assert lab_common.sentence_pooling(model) is mean_pooling
+    err = capsys.readouterr().err
+    only_line(err, "trained with pooling_mode_lasttoken; the mean is used instead")
+    only_line(err, "(query 'query: ', passage 'passage: '); none is added")
 
 
 @pytest.mark.parametrize("rows", [1, 50, 1003])
-def test_batches_hold_every_row_once_per_epoch_in_new_orders(rows: int) -> None:
-    lengths = np.random.default_rng(0).integers(1, 200, rows).tolist()
-    for batches in (lab_common.random_batches(rows, 5, 2, each) for each in (None, lengths)):
-        epochs = batches[: len(batches) // 2], batches[len(batches) // 2 :]
-        for epoch in epochs:
-            assert (max(map(len, epoch)), len(epoch)) == (min(rows, 5), -(-rows // 5))
-            assert sorted(chain.from_iterable(epoch)) == list(range(rows))
-        assert rows == 1 or epochs[0] != epochs[1]
-    if rows == 1003:  # rows of similar length share a batch
-        padded = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
-        assert padded < 1.1 * 2 * sum(lengths)
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_batches_contain_every_row_once_per_epoch_in_new_orders(
+    rows: int, with_lengths: bool
+) -> None:
+    lengths = np.random.default_rng(0).integers(1, 200, rows).tolist() if with_lengths else None
+    batches = lab_common.random_batches(rows, 5, 2, lengths)
+    epochs = batches[: len(batches) // 2], batches[len(batches) // 2 :]
+    for epoch in epochs:
+        assert len(epoch) == -(-rows // 5)
+        assert sorted(chain.from_iterable(epoch)) == list(range(rows))
+    assert rows == 1 or epochs[0] != epochs[1]
+
+
+def test_rows_of_similar_length_share_a_batch() -> None:
+    lengths = np.random.default_rng(0).integers(1, 200, 1003).tolist()
+    batches = lab_common.random_batches(1003, 5, 1, lengths)
+    padded = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
+    assert padded < 1.1 * sum(lengths)
 
 
 def test_training_takes_one_step_per_batch_and_ends_at_rate_zero() -> None:
@@ -188,13 +134,14 @@ def test_training_takes_one_step_per_batch_and_ends_at_rate_zero() -> None:
         weights.append(model.weight.item())
         return model.weight.sum()  # its gradient is always 1, so AdamW moves by the rate
 
-    with patch.object(common, "one_cycle", wraps=common.one_cycle) as one_cycle:
-        lab_common.train(model, batch_loss, [[0]] * 100, 0.01)
-    (group,) = one_cycle.call_args.args[0].param_groups
-    assert group["lr"] == pytest.approx(0, abs=1e-12)
+    lab_common.train(model, batch_loss, [[0]] * 100, 0.01)
     moves = -np.diff([*weights, model.weight.item()])
     assert (len(moves), model.training) == (100, False)  # in eval mode as before
     assert moves[9] == max(moves) == pytest.approx(0.01, rel=0.05)
     assert max(5 * moves[0], 1000 * moves[-1]) < moves[9]
+
+
+def test_loss_that_is_not_finite_ends_the_training() -> None:
+    model = torch.nn.Linear(1, 1)
     with pytest.raises(common.ScriptError, match="the training loss is nan, not a finite number"):
         lab_common.train(model, lambda _: model.weight.sum() * torch.nan, [[0]], 0.01)

@@ -1,63 +1,298 @@
-"""lab_data.py: data sets from the Hub, from files, and the docstrings of libraries."""
-
-from __future__ import annotations
+"""lab_data.py: data sets from files, from the Hub, and the docstrings of libraries."""
 
 import inspect
+import json
 import re
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
-from typing import Any
-from unittest.mock import Mock
-
-import common
-import lab_data
-from lab_data import Question
 
 import numpy as np
 import pandas as pd
 import pytest
-from checkpoints import COMMIT
-from conftest import Server, text_table
-from huggingface_hub import constants, snapshot_download
 
-Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
+import common
+import lab_data
+from conftest import Run
+from lab_data import SPLITS, LabelledText, Question
 
-
-def test_data_set_is_downloaded_once(cache: Path, server: Server, monkeypatch: Patch) -> None:
-    dataset, downloads = lab_data.HubDataset("someone/texts", 3, config="part"), []
-    folder = cache / "hub" / "datasets--someone--texts"
-
-    def download(name: str, **options: Any) -> str:
-        if not options.pop("local_files_only", False):
-            downloads.append(options["allow_patterns"])
-            for file in ("train/0001", "train/0000", "test/0000"):
-                path = folder / "snapshots" / COMMIT / "part" / f"{file}.parquet"
-                with common.complete_file(path) as temporary_path:
-                    pd.DataFrame({"text": [file]}).to_parquet(temporary_path)
-            with common.complete_file(folder / "refs/refs/convert/parquet") as temporary_path:
-                temporary_path.write_text(COMMIT)
-        return snapshot_download(name, local_files_only=True, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(common, "NETWORK_TIMEOUT", 0.1)
-        with pytest.raises(common.ScriptError, match=r"^no answer .* name the .* --data DIR$"):
-            lab_data.hub_table(dataset, "train")
-    monkeypatch.setattr(lab_data, "snapshot_download", download)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    for _ in range(2):
-        table = lab_data.hub_table(dataset, "train")
-        assert (table["text"].tolist(), len(downloads)) == (["train/0000", "train/0001"], 1)
-    with pytest.raises(common.ScriptError, match=r"has no files part/validation/\*.parquet; the d"):
-        lab_data.hub_table(dataset, "validation")
+# --- 1. Files, the Hub, or docstrings ------------------------------------------------------------
 
 
-def test_json_lines_are_read_or_the_wrong_line_is_named(tmp_path: Path) -> None:
-    path, row = tmp_path / "rows.jsonl", '{"a": 1, "b": "x\u2028y\ufffd"}'
-    path.write_text(f"\ufeff{row}\n\n", encoding="utf-8")
-    assert lab_data.read_jsonl(path, a=int, b=str) == {1: {"a": 1, "b": "x\u2028y\ufffd"}}
-    path.write_text(f'{row}\n{{"a": true}}', encoding="utf-8")
-    with pytest.raises(common.ScriptError, match=r"rows.jsonl: line 2: 'a' must be an integer"):
+def test_table_of_the_hub_joins_its_files_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in ("train/0001", "train/0000", "test/0000"):
+        path = tmp_path / "part" / f"{file}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame({"text": [file]}).to_parquet(path)
+    monkeypatch.setattr(common, "fetch_from_hub", lambda *_, **__: tmp_path)
+    table = lab_data.hub_table("someone/texts", "part/train")
+    assert table["text"].tolist() == ["train/0000", "train/0001"]
+    with pytest.raises(common.ScriptError, match=r"^someone/texts: part/validation/\*.parquet \("):
+        lab_data.hub_table("someone/texts", "part/validation")
+
+
+def test_json_lines_are_read_with_their_line_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\ufeff{"a": 1, "b": "x\u2028y"}\n\n{"a": 2, "b": ""}\n', encoding="utf-8")
+    rows = lab_data.read_jsonl(path, a=int, b=str)
+    assert rows == {1: {"a": 1, "b": "x\u2028y"}, 3: {"a": 2, "b": ""}}
+
+
+@pytest.mark.parametrize("line", ['{"a": 1', "[1]", '{"b": 1}', '{"a": "1"}'])
+def test_wrong_json_line_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a": 1}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(common.ScriptError, match=r"rows.jsonl: line 2 \("):
         lab_data.read_jsonl(path, a=int)
+
+
+def load(name: str, path: str | None) -> str:
+    """Load anything but the default data set of a script, emotion."""
+    if name == "emotion":
+        raise common.ScriptError("no network")
+    return f"{name} in {path}"
+
+
+def test_docstrings_replace_the_default_with_a_note(capsys: pytest.CaptureFixture) -> None:
+    options = Namespace(dataset=None, data=None)
+    found = lab_data.load_or_docstrings(options, "emotion", load)
+    assert found == ("docstrings", "docstrings in None")
+    assert "no network. The docstrings of installed libraries replace" in capsys.readouterr().err
+
+
+def test_docstrings_do_not_replace_a_data_set_that_is_asked_for() -> None:
+    with pytest.raises(common.ScriptError, match="no network"):
+        lab_data.load_or_docstrings(Namespace(dataset="emotion", data=None), "emotion", load)
+
+
+def test_folder_without_a_name_is_no_named_data_set() -> None:
+    options = Namespace(dataset=None, data="DIR")
+    assert lab_data.load_or_docstrings(options, "emotion", load) == ("", " in DIR")
+
+
+def test_folder_may_be_a_copy_of_a_named_data_set() -> None:
+    options = Namespace(dataset="ag_news", data="DIR")
+    assert lab_data.load_or_docstrings(options, "emotion", load) == ("ag_news", "ag_news in DIR")
+
+
+def test_two_sources_of_data_are_an_error() -> None:
+    options = Namespace(dataset="docstrings", data="DIR")
+    with pytest.raises(common.ScriptError, match="--dataset docstrings and --data DIR are two"):
+        lab_data.load_or_docstrings(options, "emotion", load)
+
+
+@pytest.mark.parametrize(("script", "other"), [
+    ("lab_classifier", "scifact"),
+    ("lab_multiple_choice", "emotion"),
+    ("lab_retrieval", "openbookqa"),
+])  # fmt: skip
+def test_script_accepts_only_its_own_data_sets(script: str, other: str, run: Run) -> None:
+    code, _, err = run(script, "--dataset", other, "--data", "DIR")
+    assert code == 2
+    assert f"invalid choice: '{other}'" in err
+
+
+def test_texts_of_later_splits_are_removed_and_counted(capsys: pytest.CaptureFixture) -> None:
+    splits = {
+        "train": ["a b", "A  b", "c", "D", "e"],
+        "validation": ["C", "f", "g"],
+        "test": ["f", "d\n", "f"],
+    }
+    kept = lab_data.remove_duplicates(splits, text=lambda row: row)
+    assert kept == {"train": ["a b", "A  b", "e"], "validation": ["C", "g"], "test": splits["test"]}
+    assert capsys.readouterr().out.endswith(": 2 train, 1 validation\n")
+
+
+def test_a_missing_validation_split_is_no_obstacle_to_removing_duplicates() -> None:
+    kept = lab_data.remove_duplicates({"train": ["a", "b"], "test": ["B"]}, text=str)
+    assert kept == {"train": ["a"], "test": ["B"]}
+
+
+# --- 2. Labelled texts, of exercise 3.1 ----------------------------------------------------------
+
+
+def labelled(texts: str, labels: str) -> list[LabelledText]:
+    """Return texts, separated by commas, with their labels, separated by spaces."""
+    pairs = zip(texts.split(","), labels.split(), strict=True)
+    return [LabelledText(text, label) for text, label in pairs]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_table_is_read_as_text(separator: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("id,label,text\n7, 01  x ,caf\xe9\n".replace(",", separator), encoding="utf-8")
+    assert lab_data.read_labelled_texts(path) == [("caf\xe9", "01 x")]
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    ("Text,Label\na,1\n", "rows.csv: the columns must be text and label"),
+    ("text,label\na,1\n ,2\n", "rows.csv: row 3: the text or the label is empty"),
+    ("text,label\na,1\nb,2\nc,\n", "rows.csv: row 4: the text or the label is empty"),
+])  # fmt: skip
+def test_wrong_row_of_a_table_is_named(content: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(common.ScriptError, match=problem):
+        lab_data.read_labelled_texts(tmp_path / "rows.csv")
+
+
+def test_folder_has_a_file_for_each_split(tmp_path: Path) -> None:
+    for name in SPLITS:
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{name},1\n", encoding="utf-8")
+    splits = lab_data.load_labelled_texts("", tmp_path)
+    assert splits == {name: [(name, "1")] for name in SPLITS}
+    (tmp_path / "validation.csv").unlink()
+    assert [*lab_data.load_labelled_texts("", tmp_path)] == ["train", "test"]
+    (tmp_path / "test.csv").unlink()
+    with pytest.raises(common.ScriptError, match=r"test.csv: no such file; --data takes a folder"):
+        lab_data.load_labelled_texts("", tmp_path)
+
+
+@pytest.mark.parametrize(("dataset", "splits"), [
+    ("emotion", {"train", "validation", "test"}),
+    ("ag_news", {"train", "test"}),
+])  # fmt: skip
+def test_labelled_texts_of_the_hub_keep_their_splits(
+    dataset: str, splits: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hub_table(repository: str, folder: str) -> pd.DataFrame:
+        return pd.DataFrame({"text": [folder.rpartition("/")[2]], "label": [3]})
+
+    monkeypatch.setattr(lab_data, "hub_table", hub_table)
+    found = lab_data.load_labelled_texts(dataset, None)
+    assert found == {name: [(name, "3")] for name in splits}
+
+
+def test_one_csv_file_is_split_by_label(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    rows = labelled(",".join(map(str, range(1000))), "a " * 700 + "b " * 300)
+    pd.DataFrame(rows).to_csv(path, index=False)
+    splits = lab_data.prepare_texts(lab_data.load_labelled_texts("", path), 10**6, seed=0)
+    counts = {name: Counter(row.label for row in rows) for name, rows in splits.items()}
+    assert counts == {
+        "train": {"a": 567, "b": 243}, "validation": {"a": 63, "b": 27}, "test": {"a": 70, "b": 30}
+    }  # fmt: skip
+    assert len({row.text for rows in splits.values() for row in rows}) == 1000
+
+
+def test_duplicates_do_not_stay_in_training() -> None:
+    train, validation, test = labelled("x,y,Z", "a b a"), labelled("z", "a"), labelled("X", "a")
+    splits = {"train": train, "validation": validation, "test": test}
+    splits = lab_data.prepare_texts(splits, 10, seed=0)
+    assert [row.text for row in splits["train"]] == ["y"]
+
+
+def test_large_splits_are_sampled_by_label() -> None:
+    rows = labelled(",".join(map(str, range(1000))), "a " * 700 + "b " * 290 + "c " * 10)
+    others = {name: labelled(f"{name} 1,{name} 2", "a b") for name in SPLITS[1:]}
+    splits = lab_data.prepare_texts({"train": rows} | others, 100, seed=0)
+    assert Counter(row.label for row in splits["train"]) == {"a": 70, "b": 29, "c": 1}
+    assert splits["test"] == others["test"]
+    other = lab_data.prepare_texts({"train": rows} | others, 100, seed=1)
+    assert splits["train"] != other["train"]
+
+
+@pytest.mark.parametrize("size", [999, 998, 997])
+def test_split_may_be_a_little_larger_than_the_sample(size: int) -> None:
+    rows = labelled(",".join(map(str, range(1000))), "a " * 700 + "b " * 290 + "c " * 10)
+    others = {name: labelled(f"{name} 1,{name} 2", "a b") for name in SPLITS[1:]}
+    splits = lab_data.prepare_texts({"train": rows} | others, size, seed=0)
+    assert len(splits["train"]) in (size, 1000)
+
+
+def test_labels_are_numbered_and_named() -> None:
+    names = lab_data.LABELS["ag_news"]
+    numbers, found = lab_data.encode_labels({"train": labelled("a,b,c,d", "3 1 2 0")}, names)
+    assert (numbers["train"].tolist(), found) == ([3, 1, 2, 0], [*names])
+
+
+def test_other_labels_name_themselves() -> None:
+    splits = {"train": labelled("a,b,c", "2 1 x"), "test": labelled("d", "x")}
+    numbers, found = lab_data.encode_labels(splits, lab_data.LABELS["ag_news"])
+    assert (numbers["train"].tolist(), found) == ([1, 0, 2], ["1", "2", "x"])
+    assert numbers["test"].tolist() == [2]
+
+
+def test_label_without_training_texts_is_an_error() -> None:
+    splits = {"train": labelled("a,b", "1 2"), "test": labelled("c", "7")}
+    with pytest.raises(common.ScriptError, match=r"has a label of the test texts \(.*7"):
+        lab_data.encode_labels(splits, ())
+
+
+def test_split_without_texts_is_an_error() -> None:
+    splits = {"train": [], "test": labelled("c", "7")}
+    with pytest.raises(common.ScriptError, match="too few texts: none is left for train"):
+        lab_data.encode_labels(splits, ())
+
+
+# --- 3. Questions, of exercise 3.2 ---------------------------------------------------------------
+
+COLUMNS = {"text": np.array(["hot", "cold"]), "label": np.array(["A", "B"])}
+ICE = {"question": "Ice is", "choices": ["hot", "cold"], "answer": 1}
+
+
+@pytest.mark.parametrize("row", [
+    ICE,
+    ICE | {"answer": "B", "source": "a book"},
+    {"id": "7", "question_stem": "Ice is", "choices": COLUMNS, "answerKey": "B"},  # OpenBookQA
+])  # fmt: skip
+def test_questions_are_read_in_their_forms(row: dict) -> None:
+    assert lab_data.parse_question(row) == Question("Ice is", ["hot", "cold"], 1)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"answer": 2},
+    {"answer": -1},
+    {"answer": True},
+    {"answer": "C"},
+    {"answer": None},
+    {"choices": ["hot"], "answer": 0},
+    {"choices": "hc"},
+    {"choices": ["hot", 3]},
+    {"choices": {"text": ["hot", "cold"], "label": ["A", "B"]}},  # its keys are no choices
+    {"question": 7},
+])  # fmt: skip
+def test_wrong_question_is_named_with_its_line(wrong: dict, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, (ICE, ICE | wrong))), encoding="utf-8")
+    with pytest.raises(common.ScriptError, match=r"train\.jsonl: line 2 is not a question such as"):
+        lab_data.read_questions(path)
+
+
+def test_question_without_an_answer_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"question": "?", "choices": ["a", "b"]}', encoding="utf-8")
+    with pytest.raises(common.ScriptError, match=r"test\.jsonl: line 1 .* \(KeyError: 'answer'\)"):
+        lab_data.read_questions(path)
+
+
+def test_each_file_of_questions_is_its_split(tmp_path: Path) -> None:
+    for name in SPLITS:
+        row = json.dumps(ICE | {"question": name})
+        (tmp_path / f"{name}.jsonl").write_text(row, encoding="utf-8")
+    splits = lab_data.load_questions("", tmp_path)
+    assert [(name, rows[0].text) for name, rows in splits.items()] == [(n, n) for n in SPLITS]
+
+
+@pytest.mark.usefixtures("few_modules")
+def test_choices_about_a_docstring_are_different_summaries_of_its_module() -> None:
+    docstrings = lab_data.load_docstrings()
+    modules = {row.summary: row.module for row in docstrings}
+    splits = lab_data.load_questions("docstrings", None)
+    questions = [question for rows in splits.values() for question in rows]
+    assert len(questions) > 100
+    right = {(question.text, question.choices[question.answer]) for question in questions}
+    assert right <= {(row.description, row.summary) for row in docstrings}
+    for question in questions:
+        assert len(set(question.choices)) == 4
+        assert len({modules[choice] for choice in question.choices}) == 1
+
+
+# --- 4. Collections, of exercise 3.3 -------------------------------------------------------------
+
+
+# --- 5. Docstrings of installed libraries --------------------------------------------------------
 
 
 def test_docstring_is_split_without_signature_markup_and_names() -> None:
@@ -79,159 +314,37 @@ def test_docstring_is_split_without_signature_markup_and_names() -> None:
     assert lab_data.split_docstring("One line.") == ("One line.", "")
 
 
-@pytest.mark.parametrize("by", ["group", "module"])
-def test_docstrings_that_are_equal_in_the_key_share_a_split(by: str) -> None:
-    splits = lab_data.split_docstrings(by)
-    keys = [{getattr(each, by) for each in rows} for rows in splits.values()]
-    assert len(set().union(*keys)) == sum(map(len, keys))
-    rows = [row for split in splits.values() for row in split]
+def test_docstrings_are_many_different_and_without_names_of_libraries() -> None:
+    rows = lab_data.load_docstrings()
     assert len(rows) > 2000
-    assert all(splits.values())
     assert len({row.summary for row in rows}) == len(rows)
     text = " ".join(f"{row.summary} {row.description}" for row in rows)
     assert not re.search(r"\b(numpy|scipy|pandas|sklearn|torch)\b", text, re.IGNORECASE)
 
 
-@pytest.mark.parametrize(("options", "used"), [
-    ({"dataset": None, "data": None}, "docstrings"),  # instead of the default
-    ({"dataset": None, "data": "DIR"}, ""),
-    ({"dataset": "docstrings", "data": None}, "docstrings"),
-])  # fmt: skip
-def test_docstrings_replace_only_the_default_data_set(
-    options: dict[str, str | None], used: str, capsys: Capture
-) -> None:
-    def load(name: str, folder: str | None) -> str:
-        if name == "emotion":
-            raise common.ScriptError("no answer")
-        return f"rows of {name} in {folder}"
-
-    rows = f"rows of {used} in {options['data']}"
-    assert lab_data.load_or_docstrings(Namespace(**options), "emotion", load) == (used, rows)
-    assert ("no answer. Using the docstrings" in capsys.readouterr().err) == (
-        not any(options.values())
-    )
-    with pytest.raises(common.ScriptError):
-        lab_data.load_or_docstrings(Namespace(dataset="emotion", data=None), "emotion", load)
-    with pytest.raises(common.ScriptError, match="--dataset docstrings and --data DIR are two"):
-        lab_data.load_or_docstrings(Namespace(dataset="docstrings", data="DIR"), "emotion", load)
+@pytest.mark.parametrize("by", ["group", "module"])
+def test_docstrings_that_are_equal_in_the_key_share_a_split(by: str) -> None:
+    splits = lab_data.split_docstrings(by)
+    keys = [{getattr(row, by) for row in rows} for rows in splits.values()]
+    assert len(set().union(*keys)) == sum(map(len, keys))
 
 
-@pytest.mark.parametrize("edit", [
-    lambda text: text.encode("cp1252"),
-    lambda text: text.encode("utf-16"),
-    lambda text: text.replace(",", ";").encode(),
-    lambda text: text.replace(",", "\t").encode(),
-    lambda text: (text + "\n  \n").encode(),
-    lambda text: text.replace("\n", "\r").encode(),
-    lambda text: text.replace("\n", "\r\n").encode() + b"\x1a\r\n",
-    lambda text: text.replace(",1", ',"  1\n"').encode(),
-], ids=["Windows-1252", "UTF-16", ";", "tab", "blank end", "CR", "Ctrl-Z", "spaces"])  # fmt: skip
-def test_table_is_read_in_the_forms_that_people_have(edit: Any, tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_bytes(edit("text,label\ncaf\xe9,1\nb,2\n"))
-    assert lab_data.read_table(path).to_numpy().tolist() == [["caf\xe9", "1"], ["b", "2"]]
+def test_six_two_and_two_tenths_of_the_docstrings_are_in_the_splits() -> None:
+    sizes = {name: len(rows) for name, rows in lab_data.split_docstrings("group").items()}
+    fractions = {name: size / sum(sizes.values()) for name, size in sizes.items()}
+    assert fractions == pytest.approx({"train": 0.6, "validation": 0.2, "test": 0.2}, abs=0.03)
 
 
-def test_rows_of_the_data_sets_on_the_hub_are_read() -> None:
-    swag = {"sent1": "He runs.", "sent2": "She", "label": 3, "ending0": "a", "ending1": "b"}
-    found = lab_data.from_swag(swag | {"ending2": "c", "ending3": "d"})
-    assert found == Question("He runs. She", ["a", "b", "c", "d"], 3)
+@pytest.fixture
+def few_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the docstrings of a few modules, which takes less time."""
+    documented = {"numpy": ["", "fft"], "scipy": ["fft"], "torch": ["fft", "special"]}
+    monkeypatch.setattr(lab_data, "DOCUMENTED", documented)
 
 
-COLUMNS = {"text": np.array(["x", "y"]), "label": np.array(["A", "B"])}
-LABELLED = [{"label": "1", "text": "x"}, {"label": "2", "text": "y"}]
-
-
-@pytest.mark.parametrize("row", [
-    {"question": "Q", "choices": ["x", "y"], "answer": 1},
-    {"question": "Q", "choices": ["x", "y"], "answer": "B"},
-    {"question_stem": "Q", "choices": COLUMNS, "answerKey": "B"},  # OpenBookQA on the Hub
-    {"question": "Q", "choices": COLUMNS, "answerKey": "B"},  # CommonsenseQA and ARC on the Hub
-    {"question": {"stem": "Q", "choices": LABELLED}, "answerKey": "2"},  # ARC's own files
-    {"question": {"stem": "Q", "choices": LABELLED}, "answerKey": 2},
-    {"article": "", "question": "Q", "options": ["x", "y"], "answer": "B"},  # RACE
-])  # fmt: skip
-def test_questions_are_read_in_the_forms_of_public_data_sets(row: dict) -> None:
-    assert lab_data.parse_question(row) == Question("Q", ["x", "y"], 1)
-
-
-def test_splits_of_the_hub_keep_their_roles(monkeypatch: Patch) -> None:
-    def table(dataset: lab_data.HubDataset, split: str) -> pd.DataFrame:
-        if dataset == lab_data.JUDGEMENTS:
-            return pd.DataFrame([[split, split, 1]], columns=lab_data.QREL_COLUMNS)
-        texts = ["train", "test"] if split in ("corpus", "queries") else [split]
-        row = {"label": 0, "choices": ["a", "b"], "answer": 0, "sent2": ""}
-        row |= {f"ending{number}": "x" for number in range(4)}
-        keys = ("_id", "text", "question", "sent1")
-        return pd.DataFrame([dict.fromkeys(keys, text) | row for text in texts])
-
-    monkeypatch.setattr(lab_data, "hub_table", table)
-    same = {"train": "train", "validation": "validation", "test": "test"}
-    for dataset, roles in (
-        ("emotion", same),
-        ("ag_news", {"train": "train", "test": "test"}),
-        ("openbookqa", same),
-        ("commonsense_qa", {"train": "train", "test": "validation"}),  # not public: no third split
-        ("swag", {"train": "train", "test": "validation"}),
-    ):
-        if dataset in lab_data.CLASSIFICATION:
-            splits = lab_data.load_labelled_texts(dataset, None)
-            found = {name: rows["text"][0] for name, rows in splits.items()}
-        else:
-            splits = lab_data.load_questions(dataset, None)
-            found = {name: rows[0].text.strip() for name, rows in splits.items()}
-        assert found == roles
-    qrels = lab_data.load_collection("scifact", None).qrels
-    assert {name: each.claims for name, each in qrels.items()} == {"train": [0], "test": [1]}
-
-
-def test_docstrings_are_split_by_group_or_module_and_choices_are_of_one_module(
-    monkeypatch: Patch,
-) -> None:
-    monkeypatch.setattr(lab_data, "DOCUMENTED", {"numpy": ["", "fft"], "torch": ["fft", "special"]})
-    split = Mock(wraps=lab_data.split_docstrings)
-    monkeypatch.setattr(lab_data, "split_docstrings", split)
-    lab_data.load_labelled_texts("docstrings", None)
-    lab_data.load_collection("docstrings", None)
-    questions = lab_data.load_questions("docstrings", None)["train"]
-    assert [call.kwargs["by"] for call in split.call_args_list] == ["group", "module", "group"]
-    modules = {each.summary: each.module for each in lab_data.load_docstrings()}
-    assert questions
-    for question in questions:
-        assert len(set(question.choices)) == 4
-        assert len({modules[choice] for choice in question.choices}) == 1
-
-
-def test_labels_are_numbered_and_named() -> None:
-    four = lab_data.LABELS["ag_news"]
-    numbers, names = lab_data.encode_labels({"train": text_table("a,b,c,d", "3 1 2 0")}, four)
-    assert (numbers["train"].tolist(), names) == ([3, 1, 2, 0], [*four])
-    splits = {"train": text_table("a,b,c", "0 10 9")}  # of another data set
-    numbers, names = lab_data.encode_labels(splits, four)
-    assert (numbers["train"].tolist(), names) == ([0, 2, 1], ["0", "9", "10"])
-    with pytest.raises(common.ScriptError, match="no training text has the label '7' of the test "):
-        lab_data.encode_labels(splits | {"test": text_table("e", "7")}, four)
-
-
-def test_all_labels_are_drawn_with_about_their_frequencies() -> None:
-    rows = text_table(",".join(map(str, range(1000))), "a " * 700 + "b " * 295 + "c d e f g")
-    for seed in range(20):
-        drawn = lab_data.sample_rows(rows, 100, seed)
-        counts = drawn["label"].value_counts()
-        assert drawn.index.is_monotonic_increasing
-        assert len(drawn) == 100
-        assert set(counts.index) == set("abcdefg")
-        assert (counts["a"], counts["b"]) == (pytest.approx(67, abs=2), pytest.approx(28, abs=2))
-    assert len(lab_data.sample_rows(rows, 3, 0)) == 7
-
-
-@pytest.mark.parametrize("name", ["reviews.csv", "REVIEWS.CSV"])
-def test_one_csv_file_is_split(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    rows = text_table(",".join(map(str, range(50))), "a b " * 20 + "c d e f g h i j k l")
-    rows.to_csv(path, index=False)
-    for seed in range(3):
-        splits = lab_data.hold_out_texts(lab_data.load_labelled_texts(str(path), None), seed)
-        assert [len(splits[name]) for name in lab_data.SPLITS] == [41, 4, 5]
-        assert len(set().union(*(rows["text"] for rows in splits.values()))) == 50
-        assert set(splits["train"]["label"]) == set("abcdefghijkl")
+@pytest.mark.usefixtures("few_modules")
+def test_label_of_a_docstring_is_its_library() -> None:
+    splits = lab_data.load_labelled_texts("docstrings", None)
+    rows = lab_data.load_docstrings()
+    libraries = {f"{row.summary} {row.description}": row.library for row in rows}
+    assert {text: label for split in splits.values() for text, label in split} == libraries

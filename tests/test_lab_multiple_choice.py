@@ -1,6 +1,4 @@
-"""lab_multiple_choice.py: questions, scores, the ranker, and settings chosen by validation."""
-
-from __future__ import annotations
+"""lab_multiple_choice.py: what trains and what chooses a ranker, scores, and the comparison."""
 
 import json
 import math
@@ -8,258 +6,398 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
-
-import common
-import lab_common
-import lab_data
-import lab_multiple_choice
-import task07
-from lab_data import Question
-from lab_multiple_choice import accuracy, is_right, per_question
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel, AutoModelForMultipleChoice, AutoTokenizer
 
-Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
-WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
-QUESTIONS = [Question("which one", ["a", "b"], 1), Question("and now", ["c", "dd", "eee"], 0)]
+import common
+import lab_data
+import lab_multiple_choice
+from conftest import EXPECTED, SHARED, Run, only_line
+from lab_data import Question
+from lab_multiple_choice import EncodedQuestion, Row, is_right
+
+TEXT = "the with their from river water light small house under there which about these"
+WORDS = TEXT.split()
+QUICK = {"SEEDS": 2, "RANKER_EPOCHS": 3, "HIDDEN_SIZE": 32}
+Rows = list[dict[str, Any]]
 
 
-def make_questions(seed: int) -> list[dict[str, Any]]:
-    """Return 40 questions of random words with two to four choices."""
+@pytest.fixture
+def encoder(checkpoints: Path) -> Path:
+    """Return the folder of a tiny random encoder."""
+    return checkpoints / "distilbert/distilbert-base-uncased"
+
+
+def make_rows(seed: int, count: int = 24) -> Rows:
+    """Return questions of random words with two to four choices, as in a file."""
     generator, rows = np.random.default_rng(seed), []
-    for count in generator.integers(2, 5, 40).tolist():
-        question, *choices = (" ".join(generator.choice(WORDS, 3)) for _ in range(count + 1))
-        answer = int(generator.integers(count))
-        rows.append({"question": question, "choices": choices, "answer": answer})
+    for choices in generator.integers(2, 5, count).tolist():
+        question, *texts = (" ".join(generator.choice(WORDS, 5)) for _ in range(choices + 1))
+        answer = int(generator.integers(choices))
+        rows.append({"question": question, "choices": texts, "answer": answer})
     return rows
 
 
-def test_ties_are_wrong_and_scores_and_pairs_follow_the_numbers_of_choices() -> None:
-    scores = per_question(np.array([0.0, 1.0, 2.0, 2.0, 1.0]), QUESTIONS)
-    assert [each.tolist() for each in scores] == [[0, 1], [2, 2, 1]]
-    assert [is_right(scores[1], answer) for answer in range(3)] == [False] * 3
-    assert accuracy(scores, QUESTIONS) == 0.5
-    assert lab_multiple_choice.ranking_pairs(QUESTIONS).tolist() == [[1, 0], [2, 3], [2, 4]]
-
-
-def test_shuffling_moves_the_right_choice_everywhere() -> None:
-    questions = [Question("?", ["yes", "no", "never", "nowhere"], 0)] * 400
-    shuffled = lab_multiple_choice.shuffle_choices(questions, np.random.default_rng(0))
-    assert {question.choices[question.answer] for question in shuffled} == {"yes"}
-    assert all(set(question.choices) == set(questions[0].choices) for question in shuffled)
-    assert np.bincount([question.answer for question in shuffled], minlength=4).min() > 70
-
-
-def test_the_ranker_learns_the_features_of_right_choices() -> None:
-    generator = np.random.default_rng(0)
-    counts = generator.integers(2, 6, 200).tolist()
-    questions = [Question("?", ["x"] * n, int(generator.integers(n))) for n in counts]
-    right = np.concatenate([np.arange(len(q.choices)) == q.answer for q in questions])
-    features = generator.standard_normal((len(right), 8)).astype(np.float32)
-    features[:, 3] += 3 * right
-    features = 100 * features + 500  # which the ranker standardises
-    common.seed_everything(0)
-    score = lab_multiple_choice.train_ranker(features, questions, 0.1)
-    assert np.array_equal(score(features), score(features))  # without dropout
-    assert accuracy(per_question(score(features), questions), questions) > 0.9
-    np.testing.assert_allclose(score(features[:9]), score(features)[:9], atol=1e-4)  # each alone
-
-
-def write(folder: Path, **splits: list[dict[str, Any]]) -> None:
-    for name, rows in splits.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-
-
-def flipped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the questions with other answers."""
+def other_answers(rows: Rows) -> Rows:
+    """Return the same questions with other answers."""
     return [row | {"answer": len(row["choices"]) - 1 - row["answer"]} for row in rows]
 
 
-def test_test_questions_choose_and_train_nothing(
-    tmp_path: Path, checkpoints: Path, trained: list[float], monkeypatch: Patch, capsys: Capture
+def write(folder: Path, **splits: Rows) -> None:
+    """Write a file for each split."""
+    for name, rows in splits.items():
+        path = folder / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def encoded(features: torch.Tensor, answer: int) -> EncodedQuestion:
+    """Return a question whose choices have these features, (choices, width), in both views."""
+    return EncodedQuestion("?", ["x"] * len(features), answer, alone=features, paired=features)
+
+
+def fixed(scores: list[float]) -> Row:
+    """Return a row that gives the choices of every question these scores."""
+    return lambda question: torch.tensor(scores[: len(question.choices)])
+
+
+# --- What trains and what chooses ---------------------------------------------------------------
+
+
+@pytest.fixture
+def scores_of(
+    run: Run, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, list]]:
+    """Return a function that runs the script with three splits and all rows.
+
+    It returns the scores of the validation and of the test choices by each run of each row.
+    """
+    for name, value in QUICK.items():
+        monkeypatch.setattr(lab_multiple_choice, name, value)
+
+    def scores_of(**splits: Rows) -> dict[str, list]:
+        scores: dict[str, list] = {"validation": [], "test": []}
+
+        def evaluate(runs: list[Row], splits: dict[str, list[EncodedQuestion]]) -> object:
+            with torch.inference_mode():
+                for name, rows in scores.items():
+                    rows += [[run(question).tolist() for question in splits[name]] for run in runs]
+            return {name: np.zeros((1, 2), dtype=bool) for name in ("validation", "test", "both")}
+
+        monkeypatch.setattr(lab_multiple_choice, "evaluate", evaluate)
+        write(tmp_path, **splits)
+        options = ("--data", tmp_path, "--model", encoder, "--finetune", "--quick")
+        code, _, errors = run("lab_multiple_choice", *options)
+        assert code == 0, errors
+        return scores
+
+    return scores_of
+
+
+def test_test_questions_train_and_choose_nothing(scores_of: Callable) -> None:
+    train, validation = make_rows(0), make_rows(1)
+    scores = scores_of(train=train, validation=validation, test=make_rows(2))
+    changed = scores_of(train=train, validation=validation, test=make_rows(3))
+    assert changed["test"] != scores["test"]
+    assert changed["validation"] == scores["validation"]
+
+
+def test_test_answers_change_no_score(scores_of: Callable) -> None:
+    train, validation, test = map(make_rows, range(3))
+    scores = scores_of(train=train, validation=validation, test=test)
+    assert scores_of(train=train, validation=validation, test=other_answers(test)) == scores
+
+
+def test_validation_questions_train_nothing(
+    scores_of: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def joint_scores(model: torch.nn.Module, *rest: Any) -> torch.Tensor:
-        assert model.training != torch.is_inference_mode_enabled()  # predict without dropout
-        return score(model, *rest)
-
-    score = lab_multiple_choice.joint_scores
-    monkeypatch.setattr(lab_multiple_choice, "joint_scores", joint_scores)
-    recorder, outputs, test = Mock(wraps=lab_multiple_choice.print_table), [], make_questions(1)
-    monkeypatch.setattr(lab_multiple_choice, "print_table", recorder)
-    texts = [row | {"question": "how", "choices": row["choices"][::-1]} for row in test]
-    asked = [row | {"question": "how"} for row in test]
-    options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
-    write(tmp_path, train=make_questions(0))
-    for questions in (test, test, flipped(test), texts, asked):
-        write(tmp_path, test=questions)
-        assert lab_multiple_choice.main([*options, "--quick", "--finetune"]) == 0
-        outputs.append(capsys.readouterr().out)
-    shown = [question.choices for question in recorder.call_args.args[1]["test"]]
-    assert shown != [row["choices"] for row in test]  # shuffled
-    assert trained == trained[:13] * 5  # 3 seeds, 2 kinds, 2 dropouts, and the encoder
-    first, _, answers_changed, texts_changed, asked_changed = (
-        call.args[0] for call in recorder.call_args_list
-    )
-    for row, is_equal in (("ranker, question not shown", True), ("ranker", False)):
-        pairs = zip(first[row][0]["test"], asked_changed[row][0]["test"], strict=True)
-        assert all(np.array_equal(*pair) for pair in pairs) == is_equal
-    np.testing.assert_equal(answers_changed, first)
-    for name, runs in first.items():
-        for run, changed in zip(runs, texts_changed[name], strict=True):
-            np.testing.assert_equal(changed["validation"], run["validation"])
-    assert outputs[0] == outputs[1]  # the second time with cached features
-    assert not np.array_equal(*(np.concatenate(first["ranker"][i]["test"]) for i in (0, 1)))
-    lines, chance = outputs[0].splitlines(), np.mean([1 / len(row["choices"]) for row in test])
-    train_count, validation_count, _ = map(int, re.findall(r"\d+", lines[0]))
-    assert train_count + validation_count == 40  # no question is in both
-    assert len(set(trained[:13])) == 13  # kind, seed and dropout matter
-    rows, splits = recorder.call_args_list[0].args
-    sums = (
-        [sum(each) for each in zip(*(run["test"] for run in rows[name]), strict=True)]
-        for name in ("ranker, question not shown", "ranker")
-    )
-    p_value = lab_multiple_choice.mcnemar(*sums, splits["test"])
-    assert lines[-1].endswith(f"question: p = {p_value:.2g}")
-    answers = [question.answer for question in splits["test"]]
-    expected = np.mean([answer == 0 for answer in answers])
-    assert accuracy(rows["always the first"][0]["test"], splits["test"]) == expected
-    assert re.fullmatch(rf"chance {{24}} +0\.\d{{3}} +{chance:.3f}", lines[3])
-    row = r".{30} +[01]\.\d{3}.{8} +[01]\.\d{3}.{8}  [01]\.\d{3} to [01]\.\d{3}"
-    assert all(re.fullmatch(row, line) for line in lines[4:-2])
-    assert [line[:30].strip() for line in lines[4:-2]] == list(first)
-    assert list(first)[::5] == ["always the first", "fine-tuned, 1 epochs"]
+    monkeypatch.setattr(lab_multiple_choice, "DROPOUT", (0.3,))  # leaves them nothing to choose
+    train, test = make_rows(0), make_rows(2)
+    scores = scores_of(train=train, validation=make_rows(1), test=test)
+    changed = scores_of(train=train, validation=make_rows(3), test=test)
+    assert changed["test"] == scores["test"]
 
 
-def test_the_dropout_with_the_higher_validation_accuracy_is_used(monkeypatch: Patch) -> None:
-    def train_ranker(features: np.ndarray, questions: object, dropout: float) -> Callable:
-        return lambda features: features[:, lab_multiple_choice.DROPOUT.index(dropout)]
+def test_training_answers_train_every_trained_row(scores_of: Callable) -> None:
+    train, validation, test = map(make_rows, range(3))
+    scores = scores_of(train=train, validation=validation, test=test)["test"]
+    changed = scores_of(train=other_answers(train), validation=validation, test=test)["test"]
+    equal = [first == second for first, second in zip(scores, changed, strict=True)]
+    assert equal == [True, True, *[False] * 6]  # longest, cosine; 2 * 2 rankers, 2 fine-tuned
 
+
+@pytest.mark.parametrize("best", range(3))
+def test_the_dropout_with_the_best_validation_accuracy_is_used(
+    best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_ranker(questions: object, view: str, dropout: float) -> Row:
+        return lambda question: question.paired[:, round(10 * dropout)]  # its own column is right
+
+    monkeypatch.setattr(lab_multiple_choice, "DROPOUT", (0.0, 0.1, 0.2))
     monkeypatch.setattr(lab_multiple_choice, "train_ranker", train_ranker)
-    good, bad = np.arange(5) == 1, np.arange(5) == 0  # scores of the choices of QUESTIONS
-    good[2], bad[3] = True, True
-    for chosen in (0, 1):
-        columns = [good, bad] if chosen == 0 else [bad, good]
-        validation = np.stack(columns, axis=1).astype(float)
-        features = {"train": 1 - validation, "validation": validation, "test": 1 - validation}
-        scores = lab_multiple_choice.rank(features, dict.fromkeys(features, QUESTIONS), seed=0)
-        np.testing.assert_equal(np.concatenate(scores["validation"]), good)
-        np.testing.assert_equal(np.concatenate(scores["test"]), 1 - good)
+    splits = {}
+    for name, column in (("train", 2), ("validation", best), ("test", 0)):
+        features = torch.zeros(4, 3)
+        features[1, column] = 1  # of the right choice
+        splits[name] = [encoded(features, 1)]
+    row = lab_multiple_choice.fit_ranker(splits, "paired", seed=0)
+    assert is_right(row, splits["validation"]).all()
 
 
-def test_questions_with_similar_features_are_held_out_together() -> None:
-    generator = np.random.default_rng(0)
-    facts = np.repeat(np.arange(30), 4)
-    features = np.eye(30)[facts] + 0.01 * generator.standard_normal((120, 30))
-    questions = [Question(str(fact), ["x", "y"], 0) for fact in facts]
-    split = lab_multiple_choice.hold_out(questions, features, seed=0)
-    train, validation = ({q.text for q in split[name]} for name in ("train", "validation"))
-    assert not train & validation
-    assert sorted(map(len, split.values())) == [12, 108]
+def test_each_ranker_has_its_own_seed(
+    run: Run, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def fit_ranker(splits: object, view: str, seed: int) -> Row:
+        seeds.append((view, seed))
+        return fixed([0.0, 1.0, 2.0, 3.0])
+
+    monkeypatch.setattr(lab_multiple_choice, "fit_ranker", fit_ranker)
+    write(tmp_path, train=make_rows(0), test=make_rows(1))
+    run("lab_multiple_choice", "--data", tmp_path, "--model", encoder, "--seed", 5)
+    assert seeds == [(view, seed) for view in ("alone", "paired") for seed in (5, 6, 7)]
 
 
-def test_validation_questions_of_a_folder_are_used(tmp_path: Path) -> None:
-    rows = {name: make_questions(seed) for seed, name in enumerate(lab_data.SPLITS)}
-    write(tmp_path, **rows)
-    for name, questions in lab_data.load_questions("", tmp_path).items():
-        assert [vars(question)["answer"] for question in questions] == [
-            row["answer"] for row in rows[name]
-        ]
+def test_other_seed_other_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    questions = [encoded(torch.randn(3, 4, generator=generator), 0) for _ in range(20)]
+    splits = dict.fromkeys(lab_data.SPLITS, questions)
+    first, again, other = (
+        lab_multiple_choice.fit_ranker(splits, "alone", seed)(questions[0]).tolist()
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+# --- Questions ----------------------------------------------------------------------------------
+
+
+def test_training_questions_of_the_test_set_are_removed(
+    run: Run, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in QUICK.items():
+        monkeypatch.setattr(lab_multiple_choice, name, value)
+    train, validation, test = map(make_rows, range(3))
+    copies = [row | {"question": f" {row['question'].upper()}  "} for row in test[:7]]
+    options = ("--data", tmp_path, "--model", encoder)
+    write(tmp_path, train=[*train, *copies, *validation[:2]], validation=validation, test=test)
+    output = run("lab_multiple_choice", *options)[1]
+    assert "9 train, 0 validation\n24 train, 24 validation, 24 test questions" in output
+    (tmp_path / "validation.jsonl").unlink()  # held out, and then compared with the test questions
+    output = run("lab_multiple_choice", *options)[1]
+    removed = sum(map(int, re.findall(r"\d+", output.splitlines()[0])))
+    assert removed == 7
+    counts = [int(count) for count in re.findall(r"\d+", output.splitlines()[1])]
+    assert sum(counts) == 24 + 2 + 24  # the two others may be in either split
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_similar_questions_are_held_out_together(seed: int, encoder: Path) -> None:
+    generator, questions = np.random.default_rng(seed), []
+    for fact in range(20):  # four questions about each, which differ in the order of two words
+        words = generator.choice(WORDS, 12).tolist()
+        for _ in range(4):
+            words[-2:] = generator.permutation(words[-2:]).tolist()
+            questions.append(Question(" ".join(words), ["yes", str(fact)], 0))
+    order = generator.permutation(len(questions))
+    model, tokenizer = (common.load(each, encoder) for each in (AutoModel, AutoTokenizer))
+    splits = lab_multiple_choice.hold_out(
+        model, tokenizer, [questions[index] for index in order], seed
+    )
+    facts = {name: {each.choices[1] for each in rows} for name, rows in splits.items()}
+    assert not facts["train"] & facts["validation"]
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 72, "validation": 8}
+
+
+def test_the_right_choice_is_not_always_the_first(
+    run: Run, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always_first = fixed([3.0, 2.0, 1.0, 0.0])
+    monkeypatch.setattr(lab_multiple_choice, "fit_ranker", lambda *_: always_first)
+    first = {name: [row | {"answer": 0} for row in make_rows(seed, 200)]
+             for seed, name in enumerate(lab_data.SPLITS)}  # fmt: skip
+    write(tmp_path, **first)
+    output = run("lab_multiple_choice", "--data", tmp_path, "--model", encoder)[1]
+    for accuracy in re.findall(r"\d\.\d{3}(?= ±)", only_line(output, "ranker   ")):
+        assert 0.2 < float(accuracy) < 0.5
+
+
+def test_shuffled_choices_have_the_right_answer() -> None:
+    questions = [Question(f"{n}", ["no", "never", f"yes {n}"], 2) for n in range(50)]
+    sampled = lab_multiple_choice.sample(questions, 40, seed=0)
+    assert len({question.text for question in sampled}) == 40
+    for question in sampled:
+        assert question.choices[question.answer] == f"yes {question.text}"
+        assert sorted(question.choices) == ["never", "no", f"yes {question.text}"]
+
+
+def test_large_splits_are_sampled(run: Run, tmp_path: Path, encoder: Path) -> None:
+    write(tmp_path, train=make_rows(0, 400), validation=make_rows(1), test=make_rows(2, 400))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab_multiple_choice, "fit_ranker", lambda *_: fixed([1.0, 0.0, 0.0, 0.0]))
+        options = ("--data", tmp_path, "--model", encoder, "--quick")
+        output = run("lab_multiple_choice", *options)[1]
+    assert "\n300 train, 24 validation, 300 test questions\n" in output
+
+
+def test_too_few_questions_are_one_line(run: Run, tmp_path: Path, encoder: Path) -> None:
+    write(tmp_path, train=make_rows(0, 1), test=make_rows(1))
+    code, _, errors = run("lab_multiple_choice", "--data", tmp_path, "--model", encoder)
+    assert code == 1
+    assert errors.startswith("lab_multiple_choice.py: too few training questions")
+    assert errors.count("\n") == 1
+
+
+def test_a_split_of_duplicates_only_is_one_line(run: Run, tmp_path: Path, encoder: Path) -> None:
+    train, test = make_rows(0), make_rows(1)
+    write(tmp_path, train=train, validation=test, test=test)
+    code, _, errors = run("lab_multiple_choice", "--data", tmp_path, "--model", encoder)
+    assert code == 1
+    assert "no validation questions are left" in errors.splitlines()[-1]
+
+
+# --- Features and scores ------------------------------------------------------------------------
+
+
+def test_features_are_choice_question_product_and_cosine(encoder: Path) -> None:
+    model, tokenizer = (common.load(each, encoder) for each in (AutoModel, AutoTokenizer))
+    question = Question("the river", ["small house", "the river", "water under there"], 1)
+    (found,) = lab_multiple_choice.add_features(model, tokenizer, [question])
+    texts = [question.text, *question.choices]
+    with torch.inference_mode():
+        states = [model(**tokenizer(text, return_tensors="pt"))[0][0] for text in texts]
+    means = [state.mean(0) for state in states]  # (width,) each
+    asked, *choices = (mean / mean.square().mean().sqrt() for mean in means)
+    for index, choice in enumerate(choices):
+        cosine = torch.cosine_similarity(means[0], means[1 + index], dim=0)
+        expected = torch.cat([choice, asked, choice * asked, cosine[None]])
+        torch.testing.assert_close(found.paired[index], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.alone[index], choice, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("scores", "right"), [
+    ([1.0, 2.0, 0.0], [False, True, False]),
+    ([2.0, 2.0, 0.0], [False, False, False]),
+    ([0.0, 2.0, 2.0], [False, False, False]),
+    ([0.0, 0.0, 0.0], [False, False, False]),
+    ([math.nan] * 3, [False, False, False]),
+])  # fmt: skip
+def test_a_tie_is_wrong(scores: list[float], right: list[bool]) -> None:
+    questions = [encoded(torch.zeros(3, 1), answer) for answer in range(3)]
+    assert is_right(fixed(scores), questions).tolist() == right
+
+
+def test_ranker_learns_the_features_of_right_choices() -> None:
+    generator = torch.Generator().manual_seed(0)
+    questions = []
+    for count in torch.randint(2, 6, (200,), generator=generator).tolist():
+        features = torch.randn(count, 8, generator=generator)
+        answer = int(torch.randint(count, (), generator=generator))
+        features[answer, 3] += 3
+        questions.append(encoded(features, answer))
+    common.seed_everything(0)
+    row = lab_multiple_choice.train_ranker(questions, "alone", 0.1)
+    assert is_right(row, questions).mean() > 0.9
+    assert torch.equal(row(questions[0]), row(questions[0]))  # without dropout
+
+
+@pytest.mark.parametrize("kind", lab_multiple_choice.TUNING_RATES)
+def test_fine_tuning_learns_which_choice_continues_the_question(kind: str, encoder: Path) -> None:
+    generator, questions = np.random.default_rng(0), []
+    for _ in range(32):
+        words = generator.permutation(WORDS)[:3].tolist()
+        answer = int(generator.integers(3))
+        questions.append(EncodedQuestion(words[answer], words, answer, *torch.zeros(2, 3, 1)))
+    common.seed_everything(0)
+    model = lab_multiple_choice.add_tuned_head(encoder, kind)
+    tokenizer = common.load(AutoTokenizer, encoder)
+    row = lab_multiple_choice.finetune(model, tokenizer, questions, 30, 5e-3)
+    assert is_right(row, questions).mean() > 0.8
+    assert torch.equal(row(questions[0]), row(questions[0]))  # without dropout
+
+
+def test_choices_of_several_questions_are_read_one_by_one(encoder: Path) -> None:
+    model = common.add_head(AutoModelForMultipleChoice, encoder, {0: "score"}).eval()
+    tokenizer = common.load(AutoTokenizer, encoder)
+    questions = [Question("the river", ["a b", "c"], 0), Question("of", ["d", "e f g", "h"], 2)]
+    with torch.inference_mode():
+        scores = lab_multiple_choice.read_together(model, tokenizer, questions)
+        for question, found in zip(questions, scores, strict=True):
+            for choice, score in zip(question.choices, found, strict=True):
+                ids = tokenizer(question.text, choice, return_tensors="pt")
+                expected = model(**{name: row[None] for name, row in ids.items()}).logits
+                assert score.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_lora_trains_its_matrices_and_the_head_only(encoder: Path) -> None:
+    model = lab_multiple_choice.add_tuned_head(encoder, "LoRA")
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {name for name in trained if "lora_" not in name} == {
+        "pre_classifier.weight", "pre_classifier.bias", "classifier.weight", "classifier.bias"
+    }  # fmt: skip
+    assert all(weight.requires_grad for weight in
+               lab_multiple_choice.add_tuned_head(encoder, "fine-tuned").parameters())  # fmt: skip
+
+
+# --- Comparison ---------------------------------------------------------------------------------
 
 
 def test_mcnemar_compares_the_questions_that_one_ranker_alone_answers() -> None:
-    questions = [Question("?", ["a", "b"], 0)] * 20
-    right, wrong = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    first = [right] * 10 + [wrong] * 10
-    second = [right] * 4 + [wrong] * 14 + [right] * 2  # 6 and 2 questions
-    expected = 2 * sum(math.comb(8, k) for k in (0, 1, 2)) / 2**8
-    assert lab_multiple_choice.mcnemar(first, second, questions) == pytest.approx(expected)
-    assert lab_multiple_choice.mcnemar(first, first, questions) == 1
+    first = np.array([1] * 6 + [0] * 2 + [1] * 4 + [0] * 8, dtype=bool)
+    second = np.array([0] * 6 + [1] * 2 + [1] * 4 + [0] * 8, dtype=bool)
+    tails = 2 * sum(math.comb(8, count) for count in (0, 1, 2)) / 2**8
+    assert lab_multiple_choice.mcnemar(first, second) == (6, 2, pytest.approx(tails))
+    assert lab_multiple_choice.mcnemar(first, first) == (0, 0, 1)
 
 
-@pytest.mark.parametrize(("row", "problem"), [
-    ({"choices": ["a", 2], "answer": 0}, "the question and each of the choices must be a string"),
-    ({"choices": "ab", "answer": 0}, "the question and each of the choices must be a string"),
-    ({"choices": {"label": ["A", "A"], "text": ["a", "b"]}, "answer": "A"}, "answer is 'A'; it m"),
-    ({"choices": ["a"], "answer": 0}, "choices has fewer than two items"),
-    ({"choices": ["a", "b"], "answer": 2}, "answer is 2; it must be one of 0, 1"),
-    ({"choices": ["a", "b"], "answer": "C"}, "answer is 'C'; it must be one of A, B"),
-    ({"choices": [], "answer": 0}, "list index out of range"),
-    ({"choices": 3, "answer": 0}, "object of type 'int' has no len"),
-    ({"choices": ["a", "b"]}, "no 'answer'"),
-    ({"choices": ["a", "b"], "answer": True}, "answer is True; it must be one of 0, 1"),
-])  # fmt: skip
-def test_wrong_question_is_named(tmp_path: Path, row: dict, problem: str) -> None:
-    rows = [make_questions(0)[0], {"question": "?"} | row]
-    for name in ("train.jsonl", "test.jsonl"):
-        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(
-        common.ScriptError, match=f"train.jsonl: line 2: {problem}.*; a line looks like"
-    ):
-        lab_multiple_choice.main(["--data", str(tmp_path)])
-
-
-def test_table_has_the_accuracies_of_both_splits_and_their_deviations(capsys: Capture) -> None:
-    right, wrong, question = (
-        np.array([1.0, 0.0]),
-        np.array([0.0, 1.0]),
-        Question("?", ["a", "b"], 0),
-    )
-    runs = [
-        {"validation": [right] * v + [wrong] * (4 - v), "test": [right] * t + [wrong] * (10 - t)}
-        for v, t in ((1, 5), (3, 9))
+def test_comparison_pairs_the_first_rankers_on_each_set_and_on_both(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    questions = [encoded(torch.zeros(2, 1), 0)] * 8
+    splits = {"validation": questions[:3], "test": questions}
+    results = [
+        lab_multiple_choice.evaluate([fixed(first), fixed(second)], splits)
+        for first, second in (([1.0, 0.0], [0.0, 1.0]), ([0.0, 1.0], [1.0, 0.0]))
     ]
-    splits = {"validation": [question] * 4, "test": [question] * 10}
-    lab_multiple_choice.print_table({"row": runs}, splits)
-    row = capsys.readouterr().out.splitlines()[-1]
-    expected = ["0.500", "0.354", "0.700", "0.283", "0.397", "0.892"]  # Wilson's for 7 of 10
-    assert re.findall(r"\d\.\d{3}", row) == expected
+    lab_multiple_choice.print_comparison(*results)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert rows == [
+        ["validation", "3", "0", "0.25"],
+        ["test", "8", "0", "0.0078"],
+        ["both", "11", "0", "0.00098"],
+    ]
 
 
-def test_finetuning_raises_the_score_of_the_right_choice(monkeypatch: Patch) -> None:
-    train, scores = Mock(), torch.tensor([1.0, 2.0, 0.5, -1.0, 3.0])  # of the choices of QUESTIONS
-    monkeypatch.setattr(lab_common, "train", train)
-    monkeypatch.setattr(lab_multiple_choice, "joint_scores", lambda *_: scores)
-    questions = {"train": QUESTIONS, "validation": [], "test": []}
-    lab_multiple_choice.finetune(torch.nn.Linear(1, 1), None, questions, 0, 1)
-    pairs = (scores[:2], 1), (scores[2:], 0)  # the right choices
-    expected = np.mean([-x.log_softmax(0)[answer].item() for x, answer in pairs])
-    assert train.call_args.args[1]([0, 1]).item() == pytest.approx(expected, rel=1e-5)
+def test_table_has_means_deviations_and_wilson_intervals(capsys: pytest.CaptureFixture) -> None:
+    def runs(count: int, *numbers_right: int) -> np.ndarray:
+        return np.array([[index < number for index in range(count)] for number in numbers_right])
+
+    questions = [encoded(torch.zeros(choices, 1), 0) for choices in (2, 4)]
+    splits = {"validation": questions, "test": questions * 5}
+    results = {
+        "two": {"validation": runs(4, 1, 3), "test": runs(10, 5, 9)},
+        "one": {"validation": runs(4, 1), "test": runs(10, 7)},
+    }
+    lab_multiple_choice.print_table(results, splits)
+    *_, chance, two, one = capsys.readouterr().out.splitlines()
+    z, count, mean = 1.959964, 10, 0.7  # Wilson's formula
+    centre = (mean + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(mean * 0.3 / count + z**2 / (4 * count**2))
+    interval = [f"{centre - half:.3f}", f"{centre + half:.3f}"]
+    assert re.findall(r"\d\.\d{3}", chance) == ["0.375", "0.375"]
+    assert re.findall(r"\d\.\d{3}", two) == ["0.500", "0.354", "0.700", "0.283", *interval]
+    assert re.findall(r"\d\.\d{3}", one) == ["0.250", "0.700", *interval]
 
 
-def test_seeds_count_up_from_the_option(
-    tmp_path: Path, checkpoints: Path, monkeypatch: Patch
-) -> None:
-    rank = Mock(
-        side_effect=lambda _, questions, __: {
-            name: [np.arange(len(q.choices)) for q in questions[name]]
-            for name in lab_multiple_choice.EVALUATED
-        }
-    )
-    monkeypatch.setattr(lab_multiple_choice, "rank", rank)
-    write(tmp_path, train=make_questions(0), test=make_questions(1))
-    options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
-    monkeypatch.setattr(lab_multiple_choice, "QUICK_QUESTIONS", 30)
-    assert lab_multiple_choice.main([*options, "--seed", "5", "--quick"]) == 0
-    assert len(rank.call_args.args[1]["test"]) == 30
-    assert [call.args[2] for call in rank.call_args_list] == [5, 6, 7] * 2
-
-
-def test_cosine_and_length_are_those_of_question_and_choice(
-    tmp_path: Path, checkpoints: Path, monkeypatch: Patch
-) -> None:
-    rows = make_questions(1)
-    for row in rows:
-        row["choices"][row["answer"]] = row["question"]  # its cosine is 1
-    write(tmp_path, train=make_questions(0), test=rows)
-    recorder = Mock()
-    monkeypatch.setattr(lab_multiple_choice, "print_table", recorder)
-    monkeypatch.setattr(lab_multiple_choice, "RANKER_EPOCHS", 1)
-    options = ["--data", str(tmp_path), "--model", str(checkpoints / task07.EXTRACTIVE_MODEL)]
-    assert lab_multiple_choice.main(options) == 0
-    table, splits = recorder.call_args.args
-    assert accuracy(table["cosine, frozen features"][0]["test"], splits["test"]) == 1
-    for question, scores in zip(splits["test"], table["the longest"][0]["test"], strict=True):
-        assert len(question.choices[scores.argmax()]) == max(map(len, question.choices))
+@pytest.mark.slow
+def test_output_is_recorded(run: Run) -> None:
+    folder = SHARED / "data" / "openbookqa"
+    if not folder.exists():
+        pytest.skip("OpenBookQA is not on this machine")
+    output = run("lab_multiple_choice", "--data", folder)[1]
+    expected = (EXPECTED / "lab_multiple_choice.txt").read_text(encoding="utf-8")
+    numbers = [[float(x) for x in re.findall(r"\d+\.\d+", text)] for text in (output, expected)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.02)

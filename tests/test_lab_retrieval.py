@@ -1,244 +1,247 @@
-"""lab_retrieval.py: measures, training, and settings that are chosen on training claims alone."""
-
-from __future__ import annotations
+"""Lab exercise 3.3: measures, fusion, the linear map, and what may choose its settings."""
 
 import json
-import re
+import math
 from pathlib import Path
-from unittest.mock import Mock
-
-import common
-import lab_common
-import lab_data
-import lab_retrieval
-import task07
-from lab_data import Collection, Qrels
-from lab_retrieval import POOLINGS, mean_ndcg, print_table
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ModelAndTokenizer, load_pair, only_line
-from torch.nn import functional as F
-from transformers import AutoModel
+from scipy.stats import rankdata
+from torch import nn
 
-Capture, Patch = pytest.CaptureFixture, pytest.MonkeyPatch
-WORDS = re.findall(r"[a-z]+", task07.CONTEXT.lower())  # that the tiny encoder knows
-ENCODER = task07.EXTRACTIVE_MODEL
-SOME = '{"_id": "c1", "text": "a"}'
-HEADER = "query-id\tcorpus-id\tscore\n"
+import common
+import lab_retrieval
+from conftest import Run
+from lab_data import Claim
+from lab_retrieval import LinearMap, Setting
 
-
-def write_qrels(folder: Path, split: str, relevant: dict[int, int]) -> None:
-    lines = [f"c{claim}\td{document}\t1\n" for claim, document in relevant.items()]
-    (folder / "qrels" / f"{split}.tsv").write_text(HEADER + "".join(lines))
+SETTING = Setting(2, 1e-2, 0.1)
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Write 50 documents of random words, and a claim about each but the first ten."""
-    generator, folder = np.random.default_rng(0), tmp_path / "data"
-    (folder / "qrels").mkdir(parents=True)
-    texts = [" ".join(generator.choice(WORDS, 12)) + ". End here." for _ in range(50)]
-    claims = [" ".join([*text.split()[3:7], *generator.choice(WORDS, 3)]) for text in texts[10:]]
-    corpus = [{"_id": f"d{i}", "title": f"Number {i}", "text": x} for i, x in enumerate(texts)]
-    queries = [{"_id": f"c{i}", "text": claim} for i, claim in enumerate(claims)]
-    for name, rows in (("corpus", corpus), ("queries", queries)):
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    write_qrels(folder, "train", {i: i + 10 for i in range(0, 40, 2)})
-    write_qrels(folder, "test", {i: i + 10 for i in range(1, 40, 2)})
-    return folder
+def random_data() -> tuple[list[torch.Tensor], list[Claim], torch.Tensor]:
+    """Return the features of 12 claims, the claims, and the vectors of 8 documents."""
+    generator = torch.Generator().manual_seed(0)
+    features = [*torch.randn(12, 4, generator=generator)]
+    documents = nn.functional.normalize(torch.randn(8, 4, generator=generator))
+    claims = [Claim(f"claim {i}", {i % 8: 1}) for i in range(12)]
+    return features, claims, documents
 
 
-def mean_features(pair: ModelAndTokenizer, texts: list[str]) -> np.ndarray:
-    ids = lab_common.tokenize(pair[1], texts)
-    return lab_common.compute_features(pair[0], ids, POOLINGS)["mean"]
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Write a collection in BEIR's form: 20 documents, and claims about each."""
+    (tmp_path / "qrels").mkdir()
+    words = ["gene", "cell", "virus", "heart", "lung", "bone", "blood", "nerve", "skin", "liver"]
+    texts = [f"The {a} and the {b} are studied." for a in words for b in ("mouse", "human")]
+    write_jsonl(tmp_path / "corpus.jsonl", "d", [f"{text} A second sentence." for text in texts])
+    write_jsonl(tmp_path / "queries.jsonl", "c", [f"Is it true? {text}" for text in texts])
+    for split, rows in (("train", range(14)), ("test", range(12, 20))):
+        lines = "".join(f"c{row}\td{row}\t1\n" for row in rows)
+        path = tmp_path / "qrels" / f"{split}.tsv"
+        path.write_text(f"query-id\tcorpus-id\tscore\n{lines}", encoding="utf-8")
+    return tmp_path
 
 
-def document_features(pair: ModelAndTokenizer, collection: Collection) -> np.ndarray:
-    return mean_features(pair, collection.documents())
+def write_jsonl(path: Path, letter: str, texts: list[str]) -> None:
+    rows = [{"_id": f"{letter}{i}", "title": f"T{i}", "text": text} for i, text in enumerate(texts)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
 
-def cosines(
-    pair: ModelAndTokenizer, collection: Collection, features: np.ndarray | None = None
-) -> np.ndarray:
-    """Return the cosine similarities of claims and documents, (claims, documents)."""
-    documents = document_features(pair, collection) if features is None else features
-    return lab_retrieval.cosine_similarities(mean_features(pair, collection.claims), documents)
+# --- Measures and fusion, against plain loops -----------------------------------------------------
 
 
-def test_weight_and_sentences_by_hand() -> None:
-    for relevant, weight in ((0, 0.8), (1, 0.25)):  # the middle of the best weights
-        qrels = Qrels([0], np.arange(3)[None] == relevant)
-        both = np.array([[3.0, 1, 2]]), np.array([[0.1, 0.3, 0.2]])
-        assert lab_retrieval.choose_weight(*both, qrels) == weight
-    sentences = ["Cells grow.", "In vitro (n = 3.5) they do, cf. table 2.", "12 did not!", "Why?"]
-    assert common.split_sentences(" ".join(sentences)) == sentences
+def test_measures_equal_those_worked_out_from_the_sorted_documents() -> None:
+    generator = np.random.default_rng(1)
+    scores = generator.integers(0, 6, (30, 25)).astype(float)  # with ties
+    claims = [
+        Claim("", {int(d): int(generator.integers(1, 3)) for d in generator.choice(25, 3, False)})
+        for _ in range(30)
+    ]
+    for row, claim in enumerate(claims):
+        order = sorted(range(25), key=lambda d: (-scores[row, d], d))
+        gain = sum(claim.relevant.get(d, 0) / math.log2(r + 2) for r, d in enumerate(order[:10]))
+        grades = sorted(claim.relevant.values(), reverse=True)
+        ideal = sum(grade / math.log2(r + 2) for r, grade in enumerate(grades))
+        found = [r for r, d in enumerate(order) if d in claim.relevant]
+        one = scores[row : row + 1], [claim]
+        assert lab_retrieval.ndcg(*one) == pytest.approx([gain / ideal])
+        assert lab_retrieval.recall(*one, 5) == pytest.approx([sum(r < 5 for r in found) / 3])
+        expected = 1 / (found[0] + 1) if found[0] < 10 else 0
+        assert lab_retrieval.reciprocal_rank(*one) == pytest.approx([expected])
 
 
-def test_all_but_the_relevant_documents_are_negatives(
-    checkpoints: Path, monkeypatch: Patch
+def test_weighted_sum_adds_standardised_scores() -> None:
+    first, second = np.array([[1.0, 2.0, 3.0]]), np.array([[0.0, 0.0, 9.0]])
+    expected = 0.25 * (first - 2) / first.std() + 0.75 * (second - 3) / second.std()
+    assert lab_retrieval.weighted_sum(first, second, 0.25) == pytest.approx(expected)
+    nothing = np.zeros((1, 3))  # a claim without a word of the documents
+    assert np.isfinite(lab_retrieval.weighted_sum(nothing, second, 0.5)).all()
+
+
+def test_reciprocal_rank_fusion_adds_1_over_60_plus_rank() -> None:
+    scores = [np.array([[3.0, 1.0, 1.0]]), np.array([[0.1, 0.2, 0.3]])]
+    ranks = [rankdata(-each[0]) for each in scores]
+    expected = [sum(1 / (60 + rank[document]) for rank in ranks) for document in range(3)]
+    assert lab_retrieval.reciprocal_rank_fusion(*scores)[0] == pytest.approx(expected)
+
+
+def test_bm25_ranks_the_document_with_the_rare_word_first_and_knows_claims_of_stop_words() -> None:
+    words = lab_retrieval.split_words(["gene of mice", "mice eat mice", "mice sleep"])
+    scores = lab_retrieval.bm25(words, ["the gene in mice", "is the"], 1.2, 0.4)
+    assert scores[0].argmax() == 0
+    assert scores[1].tolist() == [0, 0, 0]
+
+
+# --- The map --------------------------------------------------------------------------------------
+
+
+def test_map_starts_as_the_identity(random_data: Any) -> None:
+    features, _, documents = random_data
+    cosines = lab_retrieval.cosine_scores(LinearMap(4), features, documents)
+    expected = nn.functional.normalize(torch.stack(features)) @ documents.T
+    assert cosines == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_training_brings_claims_closer_to_their_documents_and_keeps_its_start(
+    random_data: Any,
 ) -> None:
-    train, pair = Mock(), load_pair(checkpoints / ENCODER, AutoModel)
-    monkeypatch.setattr(lab_common, "train", train)
-    texts = [" ".join(WORDS[i : i + 5]) for i in range(0, 30, 5)]
-    qrels = {"train": Qrels([0, 1], np.array([[1, 1, 0, 0], [0, 0, 1, 0]]))}
-    collection = Collection([""] * 4, texts[:4], texts[4:], qrels)
-    features = document_features(pair, collection)
-    lab_retrieval.train_encoder(*pair, collection.claims, qrels["train"], features, 1)
-    logits = torch.from_numpy(cosines(pair, collection) / lab_retrieval.TEMPERATURE)
-    expected = {0: (0, [0, 2, 3]), 1: (0, [1, 2, 3]), 2: (1, [2, 0, 1, 3])}  # claim and documents
-    for batch in ([0], [2], [0, 1], [1, 2]):  # of pairs of claim and document
-        losses = [
-            F.cross_entropy(logits[claim, ids], torch.tensor(0)).item()
-            for claim, ids in map(expected.get, batch)
-        ]
-        loss = train.call_args.args[1](batch).item()
-        assert loss == pytest.approx(np.mean(losses), abs=1e-4)
-
-
-def test_training_brings_claims_closer_to_their_documents(
-    checkpoints: Path, data: Path, monkeypatch: Patch
-) -> None:
-    pair = load_pair(checkpoints / ENCODER, AutoModel)
-    monkeypatch.setattr(lab_retrieval, "RATE", 1e-3)
-    collection = lab_data.load_collection("", data)
-    train, features = collection.qrels["train"], document_features(pair, collection)
-    before = cosines(pair, collection)
-    common.seed_everything(0)
-    lab_retrieval.train_encoder(*pair, collection.claims, train, features, 10)
-    first, last = (x[train.claims] for x in (before, cosines(pair, collection, features)))
-    assert mean_ndcg(first, train.relevance) + 0.2 < mean_ndcg(last, train.relevance)
-
-
-def test_documents_with_equal_scores_keep_their_order_in_every_metric() -> None:
-    scores: np.ndarray = np.zeros((1, 30))
-    for first, expected in ((True, 1.0), (False, 0.0)):
-        relevance = np.eye(30)[[0 if first else 29]]  # of the first or of the last document
-        assert lab_retrieval.mean_ndcg(scores, relevance) == expected
-        assert lab_retrieval.mean_recall(scores, relevance, 10) == expected
-        assert lab_retrieval.mean_reciprocal_rank(scores, relevance) == expected
-
-
-def test_claims_about_new_documents_share_none_with_the_training_claims() -> None:
-    train = Qrels([5], np.array([[0, 1, 0, 0]]))
-    test = Qrels([7, 8, 9], np.array([[1, 1, 0, 0], [0, 0, 0, 2], [0, 1, 0, 0]]))
-    new = lab_retrieval.with_new_documents({"train": train, "test": test})
-    assert (new.claims, new.relevance.tolist()) == ([8], [[0, 0, 0, 2]])
-
-
-def test_a_run_prints_rankings_with_settings_chosen_on_training_claims(
-    checkpoints: Path, data: Path, monkeypatch: Patch, capsys: Capture
-) -> None:
-    path, recorder = common.RESULTS / "lab_retrieval_quick.pt", Mock(wraps=print_table)
-    monkeypatch.setattr(lab_retrieval, "print_table", recorder)
-    monkeypatch.setattr(lab_retrieval, "QUICK_DOCUMENTS", 2)
-    choose = Mock(wraps=lab_retrieval.choose_weight)
-    monkeypatch.setattr(lab_retrieval, "choose_weight", choose)
-    options = ["--quick", "--data", str(data), "--model", str(checkpoints / ENCODER)]
-    outputs, loaded, weights = [], [], []
-    for run in ("first", "second", "damaged", "other test set", "other seed"):
-        if run == "damaged":
-            path.write_bytes(b"nonsense")
-        if run == "other test set":
-            path.unlink()
-            write_qrels(data, "test", {i: (i + 6) % 40 + 10 for i in range(1, 40, 2)})
-        assert lab_retrieval.main([*options, *["--seed=1"] * (run == "other seed")]) == 0
-        out, err = capsys.readouterr()
-        outputs.append(out)
-        loaded.append("using the encoder trained before" in err)
-        weights.append(common.load_tensors(path)["weights"])
-    assert loaded == [False, True, False, False, False]
-    assert outputs[0] == outputs[1] == outputs[2]
-    rows, _, _, other_rows, _ = (call.args[0] for call in recorder.call_args_list)
-    assert list(rows) == list(other_rows)  # with k1, b and the weight of BM25
-    assert all(np.array_equal(scores, other_rows[name]) for name, scores in rows.items())
-    assert all(torch.equal(weight, weights[3][name]) for name, weight in weights[0].items())
-    assert not all(torch.equal(weight, weights[4][name]) for name, weight in weights[0].items())
-    assert len({scores.tobytes() for scores in rows.values()}) == len(rows) == 7
-    assert np.array_equal(choose.call_args_list[0].args[1], rows["mean cosine"])  # not the trained
-    assert outputs[0].startswith(
-        "42 documents; 20 claims to train on, with 20 relevant documents; "
+    features, claims, documents = random_data
+    start = LinearMap(4)
+    trained = lab_retrieval.train(start, features, claims, documents, Setting(60, 1e-2, 0.1))
+    before, after = (
+        lab_retrieval.cosine_scores(model, features, documents)[range(12), [*range(8), *range(4)]]
+        for model in (start, trained)
     )
-    printed = re.findall(r"^(.{36})((?: +[01]\.\d{4}){5})$", outputs[0], re.MULTILINE)
-    assert [row[0].strip() for row in printed] == list(rows)
-    assert float(printed[0][1].split()[0]) > 0.5  # of BM25
-    query = json.loads((data / "corpus.jsonl").read_text().splitlines()[30])["text"].split(".")[0]
-    assert lab_retrieval.main([*options, "--query", f"{query}."]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    place = next(i for i, line in enumerate(lines) if line.endswith("  Number 30"))
-    assert (len(lines), lines[place + 1]) == (2 * lab_retrieval.SHOWN, f"   1.000  {query}.")
+    assert after.mean() > before.mean() + 0.1
+    assert torch.equal(start.weight, torch.eye(4))
 
 
-def test_documents_without_words_score_zero() -> None:
-    documents = lab_retrieval.split_words(["a b", "\N{CAT}", "the"])
-    assert not lab_retrieval.bm25(documents, ["a cat"], 1.2, 0.75).any()
-
-
-def test_a_collection_is_read_as_its_own_loader_reads_it(data: Path, capsys: Capture) -> None:
-    expected = lab_data.load_collection("", data)
-    rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["title"]
-    (data / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    path = data / "qrels" / "test.tsv"
-    lines = path.read_text().replace("\t1\n", "\t1.0\n")
-    path.write_text(f"{lines}c1\td99\t1\nc99\td1\t1\nc1\td0\t-1\n\n")
-    found = lab_data.load_collection("", data)
-    assert found.documents() == expected.abstracts
-    assert np.array_equal(found.qrels["test"].relevance, expected.qrels["test"].relevance)
-    only_line(capsys.readouterr().err, "2 judgements of unknown claims or documents are skipped")
-
-
-def test_one_document_cannot_be_ranked(data: Path) -> None:
-    (data / "corpus.jsonl").write_text('{"_id": "d10", "text": "a"}')
-    with pytest.raises(common.ScriptError, match="there is only one document; a ranking needs two"):
-        lab_retrieval.main(["--data", str(data)])
-
-
-@pytest.mark.parametrize(("name", "content", "problem"), [
-    ("qrels/test.tsv", f"{HEADER}c1\td99\t1\n", "no document is relevant to any claim"),
-    ("qrels/test.tsv", f"{HEADER}c1\td1\t1\nc1\td1\t2\n", "row 3: claim 'c1' and document 'd1'"),
-    ("corpus.jsonl", f"{SOME}\n\n{SOME}", "line 3: the id 'c1' is also in line 1"),
-    ("queries.jsonl", f"{SOME}\n{SOME}", "line 2: the id 'c1' is also in line 1"),
-    ("corpus.jsonl", "[" * 100_000, "line 1 is not JSON .maximum recursion depth exceeded"),
-    ("corpus.jsonl", '{"_id": "d1", "text": "\\ud800"}', "line 1 is not JSON .'utf-8' codec can't"),
-    ("qrels/train.tsv", f"{HEADER}c1\td1\t0.5\n", "row 2: score '0.5' is not an integer"),
-    ("qrels/train.tsv", f"{HEADER}c1\td1\t0\n", "no document is relevant to any claim"),
-])  # fmt: skip
-def test_error_in_a_collection_is_named(data: Path, name: str, content: str, problem: str) -> None:
-    (data / name).write_text(content)
-    with pytest.raises(common.ScriptError, match=f"{data / name}: {problem}"):
-        lab_retrieval.main(["--data", str(data)])
-
-
-def test_k1_and_b_with_the_best_ndcg_of_their_claims_are_chosen(monkeypatch: Patch) -> None:
-    def bm25(documents: object, claims: list[str], k1: float, b: float) -> np.ndarray:
-        assert claims == ["second"]
-        return np.array([[0.0, 1.0 if (k1, b) == (1.5, 0.4) else -1.0]])
-
-    monkeypatch.setattr(lab_retrieval, "bm25", bm25)
-    qrels = Qrels([1], np.array([[0, 1]]))
-    assert lab_retrieval.choose_bm25(None, ["first", "second"], qrels) == (1.5, 0.4)
-
-
-def test_encoder_is_trained_again_after_any_change(
-    checkpoints: Path, tmp_path: Path, monkeypatch: Patch
+def test_loss_divides_the_probability_among_the_relevant_documents(
+    random_data: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, pair = Mock(), load_pair(checkpoints / ENCODER, AutoModel)
-    monkeypatch.setattr(lab_retrieval, "train_encoder", train)
-    features = np.eye(3, 32, dtype=np.float32)
+    features, _, documents = random_data
+    losses = []
+    monkeypatch.setattr(
+        lab_retrieval.lab_common,
+        "train",
+        lambda model, batch_loss, *_, **__: losses.append(batch_loss([0]).item()),
+    )
+    claims = [Claim("", {1: 1, 5: 2})]
+    lab_retrieval.train(LinearMap(4), features[:1], claims, documents, SETTING)
+    cosines = nn.functional.normalize(features[0], dim=0) @ documents.T
+    log_probabilities = (cosines / SETTING.temperature).log_softmax(0)
+    assert losses == [pytest.approx(-log_probabilities[[1, 5]].mean().item())]
 
-    def count(
-        claims: int = 0, relevant: int = 0, sign: int = 1, seed: int = 0, epochs: int = 1
-    ) -> int:
-        """Return how often an encoder has been trained so far."""
-        qrels = {"train": Qrels([1], np.eye(3)[[relevant]])}
-        collection = Collection([""] * 3, [""] * 3, WORDS[claims : claims + 2], qrels)
-        path = tmp_path / "encoder.pt"
-        lab_retrieval.load_or_train_encoder(*pair, collection, sign * features, seed, epochs, path)
-        return train.call_count
 
-    assert count() == count() == 1
-    for change in ({"claims": 2}, {"relevant": 2}, {"sign": -1}, {"seed": 1}, {"epochs": 2}):
-        assert count() + 1 == count(**change), change
+def test_interpolation_mixes_the_weights() -> None:
+    start, trained = LinearMap(2), LinearMap(2)
+    trained.weight.data = torch.tensor([[3.0, 1.0], [0.0, 1.0]])
+    mixed = lab_retrieval.interpolate(start, trained, 0.25).weight
+    assert mixed.tolist() == [[1.5, 0.25], [0.0, 1.0]]
+    assert torch.equal(start.weight, torch.eye(2))
+
+
+# --- What may choose a setting --------------------------------------------------------------------
+
+
+def test_folds_share_no_document() -> None:
+    generator = np.random.default_rng(0)
+    claims = [
+        Claim("", dict.fromkeys(map(int, generator.choice(40, 2, False)), 1)) for _ in range(25)
+    ]
+    claims += [Claim("", {document: 1}) for document in range(40, 60)]
+    folds = lab_retrieval.disjoint_folds(claims, 60)
+    held_out = np.concatenate([second for _, second in folds])
+    assert sorted(held_out) == list(range(45))
+    for kept, others in folds:
+        documents = [{d for i in part for d in claims[i].relevant} for part in (kept, others)]
+        assert not documents[0] & documents[1]
+        assert not set(kept) & set(others)
+
+
+def test_held_out_claims_are_ranked_by_a_map_that_has_not_seen_them(
+    random_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, claims, documents = random_data
+    seen = []
+
+    def train(start: Any, inputs: list, rows: list[Claim], *_: Any) -> LinearMap:
+        model = LinearMap(4)
+        model.known = {claim.text for claim in rows}
+        assert len(inputs) == len(rows)
+        return model
+
+    def cosine_scores(model: Any, inputs: list, _: Any) -> np.ndarray:
+        names = [next(i for i in range(12) if features[i] is row) for row in inputs]
+        seen.extend(model.known & {f"claim {name}" for name in names})
+        return np.zeros((len(inputs), 8), np.float32)
+
+    monkeypatch.setattr(lab_retrieval, "train", train)
+    monkeypatch.setattr(lab_retrieval, "cosine_scores", cosine_scores)
+    monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: trained)
+    lab_retrieval.choose_a(LinearMap(4), features, claims, documents, SETTING)
+    assert seen == []
+
+
+def test_a_is_the_one_with_the_best_mean_ndcg_of_the_held_out_claims(random_data: Any) -> None:
+    a, scores, values = lab_retrieval.choose_a(LinearMap(4), *random_data, SETTING)
+    _, claims, _ = random_data
+    assert values[lab_retrieval.A.index(a)] == max(values)
+    assert lab_retrieval.ndcg(scores, claims).mean() == pytest.approx(max(values))
+
+
+def test_test_judgements_change_no_choice_and_no_weight(folder: Path, run: Run) -> None:
+    saved = []
+    for documents in ("d14", "d2"):
+        path = folder / "qrels" / "test.tsv"
+        path.write_text(f"query-id\tcorpus-id\tscore\nc14\t{documents}\t1\n", encoding="utf-8")
+        code, _, err = run("lab_retrieval", "--data", folder)
+        assert code == 0, err
+        saved.append(common.load_tensors(common.RESULTS / f"lab_retrieval_{folder.name}.pt"))
+    assert torch.equal(saved[0]["map"], saved[1]["map"])
+    for name in ("a", "weight", "bm25"):
+        assert saved[0][name] == saved[1][name]
+
+
+def test_new_claims_are_those_about_documents_that_no_training_claim_cites(
+    folder: Path, run: Run
+) -> None:
+    code, out, _ = run("lab_retrieval", "--data", folder)
+    assert code == 0
+    assert out.startswith(
+        "20 documents; 14 claims to train on, 8 to test on, 6 of them about new documents\n"
+    )
+    rows = ["BM25, k1", "[CLS] cosine", "mean cosine", "BM25 + mean cosine", "map, a", "BM25 + map"]
+    assert all(f"\n{row}" in out for row in rows)
+
+
+# --- Queries --------------------------------------------------------------------------------------
+
+
+def test_query_prints_the_best_documents_after_a_run_and_no_control_characters(
+    folder: Path, run: Run
+) -> None:
+    rows = (folder / "corpus.jsonl").read_text(encoding="utf-8").replace('"T3"', '"T\\u001b]0;x"')
+    (folder / "corpus.jsonl").write_text(rows, encoding="utf-8")
+    query = "--query", "The gene and the human are studied.", "--data", folder
+    code, out, err = run("lab_retrieval", *query)
+    assert (code, out) == (1, "")
+    assert err.endswith("run the script once without --query\n")
+    assert run("lab_retrieval", "--data", folder)[0] == 0
+    code, out, _ = run("lab_retrieval", *query)
+    assert code == 0
+    assert len(out.splitlines()) == 2 * lab_retrieval.SHOWN
+    assert out.splitlines()[0].endswith("  T1")
+    assert "\x1b" not in out
+
+
+def test_a_run_for_other_documents_is_not_used_for_a_query(folder: Path, run: Run) -> None:
+    assert run("lab_retrieval", "--data", folder)[0] == 0
+    lines = (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "corpus.jsonl").write_text("\n".join(lines[:-1]), encoding="utf-8")
+    code, out, err = run("lab_retrieval", "--data", folder, "--query", "gene")
+    assert (code, out) == (1, "")
+    assert "saved for other documents" in err

@@ -1,53 +1,58 @@
-"""lab_tokenizer.py: the tokens of the statement and of the Inferno."""
+"""lab_tokenizer.py: the tokens of short texts and of the Inferno."""
 
-from __future__ import annotations
-
+import re
 from pathlib import Path
 
-import common
-import lab_common
-import lab_tokenizer
-import pretrained
-import task04
-import task05
-import task06
-import task08
-import task11
-
 import pytest
-from conftest import EXPECTED, SHARED
 from transformers import AutoTokenizer, GPT2Tokenizer
 
+import bundled
+import common
+import inferno
+import lab_tokenizer
+import task04
+import task05
+import task08
+from conftest import EXPECTED, Run, only_line
 
-@pytest.mark.parametrize(
-    "name", [task04.MODEL, task05.MODEL, task06.MODEL, task08.TOKENIZER, task11.MODEL]
-)
-def test_tokenizer_has_its_own_class(
-    name: str, checkpoints: Path, capsys: pytest.CaptureFixture
+
+def test_run_prints_the_recorded_output(run: Run, inferno_file: Path) -> None:
+    code, output, error = run("lab_tokenizer", "--model", "bundled", "--text", inferno_file)
+    expected = (EXPECTED / "lab_tokenizer.txt").read_text(encoding="utf-8")
+    assert (code, output) == (0, expected)
+    only_line(error, "Hello, hello and hello after a space: 3 first tokens, 15496, 31373, 23748")
+    assert (common.RESULTS / "lab_tokenizer.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bundled_tokenizer_encodes_the_texts_of_the_statement() -> None:
+    tokenizer = common.load(GPT2Tokenizer, bundled.gpt2_tokenizer())
+    ids = [tokenizer(text)["input_ids"] for text in lab_tokenizer.HELLO_WORLDS]
+    assert ids == [[15496, 2159], [31373, 2159], [23748, 2159], [15496, 10603], [15496, 2159, 220]]
+
+
+@pytest.mark.parametrize("name", [task04.MODEL, task05.MODEL, task08.TOKENIZER])
+def test_tokenizer_of_another_model_has_its_own_class(
+    name: str, checkpoints: Path, run: Run
 ) -> None:
     folder = checkpoints / name
-    options = ["--model", str(folder), "--text", str(lab_common.VERSES)]
-    assert lab_tokenizer.main(options) == 0
-    ids = pretrained.load(AutoTokenizer, folder)("Hello World")["input_ids"]
-    assert capsys.readouterr().out.splitlines()[1].endswith(f"  {ids}")
+    _, output, _ = run("lab_tokenizer", "--model", folder, "--text", inferno.VERSES)
+    ids = common.load(AutoTokenizer, folder)("Hello World")["input_ids"]
+    assert f"{ids}" in only_line(output, "'Hello World'  ")
 
 
-def test_a_space_before_a_word_is_shown_for_sentencepiece_too(checkpoints: Path) -> None:
-    tokenizer = pretrained.load(AutoTokenizer, checkpoints / task04.MODEL)
-    pieces = lab_tokenizer.format_pieces(tokenizer, tokenizer("la via la")["input_ids"])
-    assert pieces.replace("|", "") == " la via la</s>"
+def test_special_tokens_do_not_count_in_the_long_text(
+    checkpoints: Path, run: Run, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("la via\nla via\n", encoding="utf-8")
+    _, output, _ = run("lab_tokenizer", "--model", checkpoints / task08.TOKENIZER, "--text", text)
+    line = only_line(output, "tokenized line by line")
+    found = re.search(r"([\d,]+) characters, ([\d,]+) tokens", line)
+    assert found
+    assert found.groups() == ("13", "4")  # [CLS] and [SEP] are not in the text
 
 
-def test_run_prints_the_recorded_output(inferno: Path, capsys: pytest.CaptureFixture) -> None:
-    vocabulary = SHARED / "models" / "gpt2-tokenizer"
-    if not vocabulary.exists():
-        pytest.skip("GPT-2's vocabulary is not on this machine")
-    assert lab_tokenizer.main(["--model", str(vocabulary), "--text", str(inferno)]) == 0
-    assert capsys.readouterr().out == (EXPECTED / "lab_tokenizer.txt").read_text(encoding="utf-8")
-    tokenizer, text = (
-        pretrained.load(GPT2Tokenizer, vocabulary),
-        inferno.read_bytes().decode("latin-1"),
-    )
-    assert tokenizer("Hello World")["input_ids"] == [15496, 2159]
-    assert (len(text), len(tokenizer(text)["input_ids"])) == (186_980, 79_225)
-    assert (common.RESULTS / "lab_tokenizer.png").read_bytes().startswith(b"\x89PNG")
+def test_parts_of_characters_are_shown_as_dots() -> None:
+    tokenizer = common.load(GPT2Tokenizer, bundled.gpt2_tokenizer())
+    pieces = lab_tokenizer.format_pieces(tokenizer, tokenizer("a\n \N{GRINNING FACE}")["input_ids"])
+    assert pieces == "a|\\n|·|·"

@@ -1,22 +1,19 @@
 """Task 01: windows of a series and their targets."""
 
-from __future__ import annotations
-
-import common
-import task01
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import EXPECTED
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+
+import common
+from conftest import EXPECTED, Run
 
 
-@given(st.data(), st.sampled_from(["float32", "int64"]), st.integers(2, 60))
-def test_sequences_equal_a_naive_loop(data: st.DataObject, dtype: str, rows: int) -> None:
-    series, length = data.draw(arrays(dtype, rows)), data.draw(st.integers(1, rows - 1))
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+@pytest.mark.parametrize(("rows", "length"), [(2, 1), (9, 8), (60, 1), (60, 7)])
+def test_sequences_equal_a_plain_loop(rows: int, length: int, dtype: str) -> None:
+    series = np.random.default_rng(0).integers(-99, 99, rows).astype(dtype)
     frame = pd.DataFrame({"other": ["x"] * rows, "value": series})
     inputs, targets = common.create_sequences(frame, length)
     starts = range(rows - length)
@@ -25,21 +22,37 @@ def test_sequences_equal_a_naive_loop(data: st.DataObject, dtype: str, rows: int
     assert inputs.dtype == targets.dtype == dtype
 
 
-def test_windows_are_read_only_views_of_one_series() -> None:
-    frame = pd.DataFrame({"value": np.arange(1000.0)})
-    inputs, targets = common.create_sequences(frame, 96)
-    assert inputs.strides == (8, 8)  # bytes: each window starts one value after the last
-    assert np.shares_memory(inputs, targets)
-    assert [inputs.flags.writeable, targets.flags.writeable] == [False, False]
-    windows, _ = common.sequence_dataset(inputs, targets).tensors
-    assert windows.shape == (904, 96, 1)
-    assert windows.data_ptr() == inputs.ctypes.data
-    with pytest.raises(ValueError, match=r"sequence_length is 1000; .* the 1000 values"):
-        common.create_sequences(frame, 1000)
+@pytest.mark.parametrize("length", [0, 5])
+def test_length_without_a_window_is_an_error(length: int) -> None:
+    with pytest.raises(ValueError, match=f"sequence_length is {length}; .* the 5 values"):
+        common.create_sequences(pd.DataFrame({"value": range(5)}), length)
 
 
-def test_output_equals_the_statement(capsys: pytest.CaptureFixture) -> None:
-    assert task01.main([]) == 0  # without a network, so on the synthetic load curve
-    printed = capsys.readouterr()
-    assert printed.out == (EXPECTED / "task01.txt").read_text()
-    assert "First five electricity examples:\n[[" in printed.err
+def test_dataset_has_a_window_with_a_last_dimension_of_one_for_each_target() -> None:
+    frame = pd.DataFrame({"value": np.arange(1000, dtype="float32")})
+    dataset = common.sequence_dataset(*common.create_sequences(frame, 96))
+    window, target = dataset[7]
+    assert window.shape == (96, 1)
+    assert [window[0].item(), window[-1].item(), target.item()] == [7, 102, 103]
+
+
+def test_output_equals_the_statement(run: Run) -> None:
+    code, out, _ = run("task01")  # without a network, so on the synthetic load curve
+    assert code == 0
+    assert out == (EXPECTED / "task01.txt").read_text(encoding="utf-8")
+
+
+def test_first_five_entries_of_the_recordings_are_shown(run: Run, small_data: Path) -> None:
+    _, _, err = run("task01", "--data", small_data)
+    readings = pd.read_csv(small_data / "electricity_train.csv")["consumption"]
+    targets = np.array2string(
+        readings[96:101].to_numpy("float32"), precision=3, suppress_small=True
+    )
+    assert f"First five electricity targets:\n{targets}\n" in err
+    assert err.count("]\n") == 5 + 1  # windows and targets
+
+
+def test_toy_example_is_printed_before_the_recordings_are_read(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("task01", "--data", tmp_path)  # without recordings
+    assert code == 1
+    assert out.endswith("First five target values: [5 6 7 8 9]\n")

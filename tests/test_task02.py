@@ -1,25 +1,29 @@
 """Task 02: the LSTM, its training loop and its test."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
-from unittest.mock import patch
-
-import common
-import task02
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import EXPECTED
 from scipy.special import expit as sigmoid
 from torch import nn
 from torch.utils.data import TensorDataset
 
+import common
+import task02
+from conftest import EXPECTED, Run
+
 FRAME = pd.DataFrame({"value": np.sin(np.arange(300) / 5).astype("float32")})
 WAVES = common.sequence_dataset(*common.create_sequences(FRAME, 24))  # 8 * 32 + 20 windows
+
+
+def new_model() -> tuple[nn.Sequential, torch.optim.Optimizer]:
+    """Return a model whose dropout is visible in train mode."""
+    torch.manual_seed(0)
+    model = nn.Sequential(common.ConsumptionLSTM(hidden_size=8), nn.Dropout(0.3))
+    return model, torch.optim.AdamW(model.parameters(), 1e-2)
 
 
 def test_lstm_equals_its_equations() -> None:
@@ -40,84 +44,160 @@ def test_lstm_equals_its_equations() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def new_model() -> tuple[nn.Sequential, torch.optim.Optimizer]:
-    """Return a model whose dropout is visible in train mode."""
-    torch.manual_seed(0)
-    model = nn.Sequential(common.ConsumptionLSTM(hidden_size=8), nn.Dropout(0.3))
-    return model, torch.optim.AdamW(model.parameters(), 1e-2)
+# --- The batches ---------------------------------------------------------------------------------
 
 
-def test_loss_that_is_no_number_is_an_error() -> None:
-    inputs, targets = WAVES.tensors
-    model, optimizer = new_model()
-    with pytest.raises(common.ScriptError, match=r"the training loss is (inf|nan), not a finite"):
-        task02.train_epoch(model, TensorDataset(inputs, targets * 1e30), 32, optimizer)
+def numbered_batches(rows: int, size: int) -> list[list[int]]:
+    """Return the row numbers in each batch of an epoch."""
+    numbers = torch.arange(rows)
+    return [
+        batch.tolist() for _, batch in task02.make_batches(TensorDataset(numbers, numbers), size)
+    ]
 
 
-def test_epoch_drops_the_last_batch_and_only_training_has_dropout() -> None:
+def test_epoch_has_every_row_once_but_for_the_incomplete_batch() -> None:
+    batches = numbered_batches(rows=70, size=32)
+    assert [len(batch) for batch in batches] == [32, 32]
+    assert len({*batches[0], *batches[1]}) == 64
+
+
+def test_rows_are_shuffled_differently_in_each_epoch() -> None:
+    numbers = torch.arange(64)
+    loader = task02.make_batches(TensorDataset(numbers, numbers), 64)
+    first, second = (next(iter(loader))[0].tolist() for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(64))
+    assert len({tuple(first), tuple(second), tuple(range(64))}) == 3
+
+
+def test_too_few_windows_for_a_batch_are_an_error() -> None:
+    with pytest.raises(common.ScriptError, match="276 training windows do not fill a batch of 277"):
+        task02.make_batches(WAVES, 277)
+
+
+# --- The training loop ---------------------------------------------------------------------------
+
+
+def test_epoch_equals_a_plain_loop() -> None:
+    batches = [WAVES[rows] for rows in torch.arange(256).split(32)]
     expected_model, optimizer = new_model()
     schedule = common.one_cycle(optimizer, steps=8)
     losses = []
-    for batch in torch.randperm(276).split(32)[:8]:
-        inputs, targets = WAVES[batch]
+    for inputs, targets in batches:
         optimizer.zero_grad()
-        loss = nn.functional.mse_loss(expected_model(inputs), targets)
+        loss = ((expected_model(inputs) - targets) ** 2).mean()
         loss.backward()
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
     model, optimizer = new_model()
-    schedule = common.one_cycle(optimizer, steps=8)
-    found = task02.train_epoch(model.eval(), WAVES, 32, optimizer, schedule)
+    model.eval()  # train_epoch sets train mode
+    found = task02.train_epoch(model, batches, optimizer, common.one_cycle(optimizer, steps=8))
     assert found == pytest.approx(np.mean(losses), rel=1e-5)
     for ours, theirs in zip(model.parameters(), expected_model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_loss_of_an_epoch_is_the_mean_over_its_windows() -> None:
+    model = common.ConsumptionLSTM(hidden_size=8)
+    dataset = TensorDataset(*WAVES[:96])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)  # the model stays the same
+    errors = [(model(window[None]).item() - target.item()) ** 2 for window, target in dataset]
+    found = task02.train_epoch(model, task02.make_batches(dataset, 32), optimizer)
+    assert found == pytest.approx(sum(errors) / 96, rel=1e-5)
+
+
+def test_predictions_are_those_of_single_rows_without_dropout() -> None:
+    model, _ = new_model()
     inputs = torch.randn(1030, 3, 1)  # more rows than are predicted at once
-    expected = torch.cat([model[0](row[None]) for row in inputs])  # without dropout
-    torch.testing.assert_close(task02.predict(model, inputs), expected)
-    with pytest.raises(common.ScriptError, match="276 training windows do not fill a batch of 277"):
-        task02.train_epoch(model, WAVES, 277, optimizer)
+    expected = torch.cat([model[0](row[None]) for row in inputs])
+    torch.testing.assert_close(task02.predict(model.train(), inputs), expected)
+
+
+def test_loss_that_is_no_number_is_an_error() -> None:
+    inputs, targets = WAVES.tensors
+    model, optimizer = new_model()
+    batches = task02.make_batches(TensorDataset(inputs, targets * 1e30), 32)
+    with pytest.raises(common.ScriptError, match=r"the training loss is (inf|nan), not a finite"):
+        task02.train_epoch(model, batches, optimizer)
+
+
+# --- The protocol --------------------------------------------------------------------------------
+
+
+def data_with_other_test_split(folder: Path, small_data: Path) -> Path:
+    """Write the same training data, and the test data upside down and ten times as large."""
+    frame = pd.read_csv(small_data / "electricity_test.csv")
+    frame["consumption"] *= -10
+    frame.to_csv(folder / "electricity_test.csv", index=False)
+    content = (small_data / "electricity_train.csv").read_bytes()
+    (folder / "electricity_train.csv").write_bytes(content)
+    return folder
 
 
 def test_other_test_data_change_only_the_test_mse(
-    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    run: Run, small_data: Path, tmp_path: Path
 ) -> None:
-    frame = pd.read_csv(small_data / "electricity_test.csv")
-    frame["consumption"] = frame["consumption"][::-1].to_numpy()
-    frame.to_csv(tmp_path / "electricity_test.csv", index=False)
-    (tmp_path / "electricity_train.csv").symlink_to(small_data / "electricity_train.csv")
-    outputs = []
-    for folder, seed in ((small_data, 3), (small_data, 3), (tmp_path, 3), (small_data, 4)):
-        assert task02.main(["--quick", "--data", str(folder), "--seed", str(seed)]) == 0
-        outputs.append(capsys.readouterr().out.splitlines())
-    first, repeated, with_other_test, with_other_seed = outputs
-    assert repeated == first
-    assert [a == b for a, b in zip(with_other_test, first, strict=True)] == [True, False]
-    assert [a == b for a, b in zip(with_other_seed, first, strict=True)] == [False, False]
+    other = data_with_other_test_split(tmp_path, small_data)
+    outputs = [run("task02", "--quick", "--data", data)[1] for data in (small_data, other)]
+    (loss, test), (other_loss, other_test) = (out.splitlines() for out in outputs)
+    assert loss == other_loss
+    assert test != other_test
 
 
-@pytest.mark.parametrize(("options", "windows"), [([], [5904] * 3), (["--quick"], [590])])
-def test_settings_are_the_statements_and_the_test_mse_is_that_of_the_test_windows(
-    options: list[str], windows: list[int], small_data: Path, capsys: pytest.CaptureFixture
+def test_output_depends_on_the_seed_alone(run: Run, small_data: Path) -> None:
+    options = "--quick", "--data", small_data, "--seed"
+    first, second, other = (run("task02", *options, seed)[1] for seed in (3, 3, 4))
+    assert first == second
+    assert not set(first.splitlines()) & set(other.splitlines())
+
+
+@pytest.mark.parametrize(("options", "windows"), [([], 5904), (["--quick"], 590)])
+def test_training_windows_are_the_first_ones_of_the_training_split(
+    options: list[str], windows: int, run: Run, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = pd.read_csv(small_data / "electricity_test.csv")["consumption"].diff()
-    with (
-        patch.object(task02, "train_epoch", return_value=0.5) as train_epoch,
-        patch.object(task02, "predict", lambda _, inputs: inputs[:, -1, 0]),  # the last reading
-    ):
-        task02.main(["--data", str(small_data), *options])
-    assert [len(call.args[1]) for call in train_epoch.call_args_list] == windows
-    batch_size, optimizer = train_epoch.call_args.args[2:]
-    assert (batch_size, type(optimizer)) == (32, torch.optim.AdamW)
+    make_batches, datasets = task02.make_batches, []
+
+    def spy(dataset: TensorDataset, size: int) -> object:
+        datasets.append(dataset)
+        return make_batches(dataset, size)
+
+    monkeypatch.setattr(task02, "make_batches", spy)
+    monkeypatch.setattr(task02, "train_epoch", lambda *_: 0.5)
+    run("task02", "--data", small_data, *options)
+    readings = pd.read_csv(small_data / "electricity_train.csv")["consumption"]
+    (dataset,) = datasets
+    np.testing.assert_allclose(dataset.tensors[1], readings[96:][:windows], rtol=1e-5)
+
+
+def test_settings_are_those_of_the_statement(
+    run: Run, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(task02, "train_epoch", lambda *arguments: calls.append(arguments) or 0.5)
+    run("task02", "--data", small_data)
+    assert len(calls) == 3  # epochs
+    model, bar, optimizer = calls[0]
+    assert (model.lstm.num_layers, model.lstm.hidden_size) == (2, 32)
+    assert {len(targets) for _, targets in bar} == {32}
+    assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.param_groups[0]["lr"] == 0.0001
-    test_mse = float(capsys.readouterr().out.split("Test MSE: ")[1])
-    assert test_mse == pytest.approx((changes[96:] ** 2).mean(), rel=1e-5)
+
+
+def test_test_mse_is_the_mean_over_all_windows_of_the_test_split(
+    run: Run, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task02, "train_epoch", lambda *_: 0.5)
+    monkeypatch.setattr(task02, "predict", lambda _, inputs: inputs[:, -1, 0])  # the last reading
+    _, out, _ = run("task02", "--data", small_data)
+    changes = pd.read_csv(small_data / "electricity_test.csv")["consumption"].diff()
+    found = float(out.split("Test MSE: ")[1])
+    assert found == pytest.approx((changes[96:] ** 2).mean(), rel=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["task02.txt", "task02_synthetic.txt"])
-def test_output_is_recorded(name: str, recordings: Path, capsys: pytest.CaptureFixture) -> None:
-    task02.main(["--data", str(recordings)] if name == "task02.txt" else [])
-    outputs = capsys.readouterr().out, (EXPECTED / name).read_text()
-    found, expected = ([float(x) for x in re.findall(r"\d\.\d+", each)] for each in outputs)
+def test_output_is_recorded(name: str, recordings: Path, run: Run) -> None:
+    _, out, _ = run("task02", *(["--data", recordings] if name == "task02.txt" else []))
+    record = (EXPECTED / name).read_text(encoding="utf-8")
+    found, expected = ([float(x) for x in re.findall(r"\d\.\d+", text)] for text in (out, record))
     assert found == pytest.approx(expected, rel=0.01)

@@ -1,29 +1,110 @@
-"""Task 04: the summary, and the checkpoint's own settings for summaries."""
-
-from __future__ import annotations
+"""Task 04: the written summary, the selected sentences, and their limits."""
 
 import json
 from pathlib import Path
-from unittest.mock import patch
 
+import pytest
+import torch
+from transformers import AutoModel
+
+import bundled
 import task04
+from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
 
-from conftest import EXPECTED, load_pair
+SENTENCES = (
+    "The harbour is old.",
+    "Dr. Smith wrote that ships, e.g. from Spain, came 3.5 times a day!",
+    "Who knows?",
+    "The harbour has ships.",
+    "Not one line more",
+)
 
 
-def test_settings_are_the_checkpoints_but_for_the_limit(checkpoints: Path) -> None:
-    recorded = json.loads((EXPECTED / "pipelines.json").read_text("utf-8"))["summary"]
-    pair = load_pair(checkpoints / task04.MODEL)
-    settings = pair[0].config.task_specific_params["summarization"]
-    for limit in (settings["max_length"], 10):
-        settings["max_length"] = limit
-        assert task04.summarise(*pair, task04.LONG_TEXT) == recorded
-    with patch.object(task04, "MAX_LENGTH", 35):
-        assert len(task04.summarise(*pair, task04.LONG_TEXT)) < len(recorded)
-    settings["max_new_tokens"] = 5  # does not beat the task's limit
-    assert task04.summarise(*pair, task04.LONG_TEXT) == recorded
+@pytest.fixture
+def t5(checkpoints: Path) -> ModelAndTokenizer:
+    return load_pair(checkpoints / task04.MODEL)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ModelAndTokenizer:
+    return load_pair(bundled.encoder(), AutoModel)
+
+
+def test_output_with_the_bundled_model(run: Run) -> None:
+    code, out, _ = run("task04", "--model", "bundled")
+    assert (code, out) == (0, (EXPECTED / "task04.txt").read_text(encoding="utf-8"))
+
+
+def test_summary_equals_that_of_the_pipeline(t5: ModelAndTokenizer) -> None:
+    recorded = json.loads((EXPECTED / "pipelines.json").read_text(encoding="utf-8"))["summary"]
+    assert task04.summarise(*t5, task04.LONG_TEXT) == recorded
+
+
+def test_limit_of_the_task_replaces_that_of_the_checkpoint(t5: ModelAndTokenizer) -> None:
+    summary = task04.summarise(*t5, task04.LONG_TEXT)
+    t5[0].config.task_specific_params["summarization"]["max_length"] = 10
+    assert task04.summarise(*t5, task04.LONG_TEXT) == summary
+
+
+def test_prefix_of_the_checkpoint_precedes_the_text(t5: ModelAndTokenizer) -> None:
+    model, tokenizer = t5
+    settings = model.config.task_specific_params["summarization"]
     settings["prefix"] = "in Bulgarian: "
-    with_prefix = task04.summarise(*pair, task04.LONG_TEXT)
+    summary = task04.summarise(model, tokenizer, task04.LONG_TEXT)
     del settings["prefix"]
-    assert task04.summarise(*pair, "in Bulgarian: " + task04.LONG_TEXT) == with_prefix
-    assert task04.summarise(*pair, task04.LONG_TEXT) != with_prefix
+    assert task04.summarise(model, tokenizer, "in Bulgarian: " + task04.LONG_TEXT) == summary
+    assert task04.summarise(model, tokenizer, task04.LONG_TEXT) != summary
+
+
+def test_long_text_is_cut_with_a_note(
+    t5: ModelAndTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, tokenizer = t5
+    length = len(tokenizer("summarize: " + task04.LONG_TEXT)["input_ids"])
+    expected = task04.summarise(model, tokenizer, task04.LONG_TEXT)
+    assert capsys.readouterr().err == ""
+    tokenizer.model_max_length = length
+    longer = task04.LONG_TEXT.strip() + " More."
+    assert task04.summarise(model, tokenizer, longer) == expected
+    only_line(capsys.readouterr().err, f"the first {length} of ")
+
+
+def test_selected_sentences_are_most_similar_to_the_mean_of_all(encoder: ModelAndTokenizer) -> None:
+    model, tokenizer = encoder
+    inputs = tokenizer(list(SENTENCES), return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        hidden = model(**inputs).last_hidden_state
+    means = [
+        row[mask.bool()].mean(0) for row, mask in zip(hidden, inputs["attention_mask"], strict=True)
+    ]
+    cosines = [sum(torch.cosine_similarity(mean, other, 0) for other in means) for mean in means]
+    first, second = sorted(sorted(range(5), key=cosines.__getitem__)[-2:])  # two of five
+    expected = f"{SENTENCES[first]} {SENTENCES[second]}"
+    text = " ".join(SENTENCES[:4]) + "\n\n" + SENTENCES[4]
+    assert task04.select_sentences(model, tokenizer, text) == expected
+
+
+def test_sentence_beyond_the_limit_is_not_selected(encoder: ModelAndTokenizer) -> None:
+    long = "The harbour has ships and " + "ships and " * 30 + "ships."
+    text = f"{long} The harbour has a ship. {long} {long}"
+    assert task04.select_sentences(*encoder, text) == "The harbour has a ship."
+
+
+def test_text_of_a_file_is_summarised(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("Café society met here.\n", encoding="utf-8")
+    code, out, _ = run("task04", "--model", "bundled", "--text", tmp_path / "text.txt")
+    assert (code, out) == (0, "Café society met here.\n")
+
+
+def test_control_characters_are_not_printed(run: Run) -> None:
+    code, out, _ = run("task04", "--model", "bundled", "A red \x1b[31mword\nand no end")
+    assert (code, "\x1b" in out, out[-16:]) == (0, False, "word and no end\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("\n", "the text is empty"), ("word " * 60, "has at most 50 tokens")]
+)
+def test_empty_text_or_one_long_sentence_is_an_error(run: Run, text: str, message: str) -> None:
+    code, out, err = run("task04", "--model", "bundled", text)
+    assert (code, out) == (1, "")
+    only_line(err, message)

@@ -1,51 +1,74 @@
 """Task 05: the prompt, and the reply that is generated from it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
-from unittest.mock import patch
-
-import task05
 
 import pytest
 import torch
-from conftest import load_pair
-from transformers import GenerationConfig
+
+import common
+import task05
+from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
 
 
-def test_prompt_has_rules_solved_examples_and_the_review_last(checkpoints: Path) -> None:
-    model, tokenizer = load_pair(checkpoints / task05.MODEL)
+@pytest.fixture
+def chat(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> ModelAndTokenizer:
+    """Load a tiny model whose own settings ask for sampling; it writes few tokens."""
+    monkeypatch.setattr(task05, "MAX_NEW_TOKENS", 12)
+    return load_pair(checkpoints / task05.MODEL)
+
+
+def test_output_with_the_bundled_model(run: Run) -> None:
+    code, out, err = run("task05", "--model", "bundled")
+    assert (code, out) == (0, (EXPECTED / "task05.txt").read_text(encoding="utf-8"))
+    assert f"Prompt:\n{task05.build_prompt(task05.REVIEW)}\n" in err
+
+
+def test_prompt_has_rules_solved_examples_and_the_review_last() -> None:
     prompt = task05.build_prompt("Nice")
     assert prompt.startswith(task05.RULES)
     assert prompt.endswith("\nReview: Nice\nReply:")
     replies = re.findall("^Reply: (.*)", prompt, re.MULTILINE)
     complaints = [complaint for _, _, complaint in task05.EXAMPLES]
-    assert [" We apologise for " in each for each in replies] == list(map(bool, complaints))
-    with patch.object(model, "generate", wraps=model.generate) as generate:
-        reply = task05.reply(model, tokenizer, "Nice", 0)
-    assert tokenizer.decode(generate.call_args.kwargs["input_ids"][0]) == prompt
-    assert "Riverview" not in reply  # which does not repeat the prompt
+    assert [" We apologise for " in reply for reply in replies] == list(map(bool, complaints))
 
 
-@patch.object(task05, "MAX_NEW_TOKENS", 12)  # faster
-def test_reply_at_temperature_0_ignores_settings_of_the_checkpoint(checkpoints: Path) -> None:
-    model, tokenizer = load_pair(checkpoints / task05.MODEL)
-    greedy = task05.reply(model, tokenizer, "Nice", 0)
-    for settings in ({"do_sample": True}, {"num_beams": 3}, {"repetition_penalty": 5.0}):
-        model.generation_config = GenerationConfig(eos_token_id=0, **settings)
-        assert task05.reply(model, tokenizer, "Nice", 0) == greedy
+def test_reply_at_temperature_0_takes_the_most_likely_tokens(chat: ModelAndTokenizer) -> None:
+    model, tokenizer = chat
+    tokens = tokenizer("Nice")["input_ids"]
+    length = len(tokens)
+    for _ in range(task05.MAX_NEW_TOKENS):
+        with torch.inference_mode():
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    expected = tokenizer.decode(tokens[length:]).strip()
+    assert task05.reply(model, tokenizer, "Nice", 0) == expected
 
 
-@patch.object(task05, "MAX_NEW_TOKENS", 12)  # faster
-def test_seed_and_temperature_matter(checkpoints: Path, capsys: pytest.CaptureFixture) -> None:
+def test_reply_is_sampled_from_all_tokens(chat: ModelAndTokenizer) -> None:
+    model, tokenizer = chat
+    tokens = tokenizer("Nice")["input_ids"]
+    length = len(tokens)
+    common.seed_everything(1)
+    for _ in range(task05.MAX_NEW_TOKENS):
+        with torch.inference_mode():
+            logits = model(torch.tensor([tokens])).logits[0, -1]
+        tokens.append(int(torch.multinomial((logits / 3.0).softmax(0), 1)))
+    expected = tokenizer.decode(tokens[length:], skip_special_tokens=True).strip()
+    common.seed_everything(1)
+    assert task05.reply(model, tokenizer, "Nice", 3.0) == expected
+
+
+def test_seed_matters_only_with_a_temperature(
+    run: Run, checkpoints: Path, chat: ModelAndTokenizer
+) -> None:
     outputs = []
-    for temperature, seed in ((0, 1), (0, 2), (1.5, 1), (1.5, 1), (1.5, 2), (5, 1)):
-        options = [f"--model={checkpoints / task05.MODEL}", f"--seed={seed}"]
-        assert task05.main([*options, f"--temperature={temperature}"]) == 0
-        outputs.append(capsys.readouterr().out)
-    assert [outputs.index(output) for output in outputs] == [0, 0, 2, 2, 4, 5]
-    assert f"{task05.REVIEW}\n\nHotel reponse to the customer:\n" in outputs[0]
+    for temperature, seed in ((0, 1), (0, 2), (1.5, 1), (1.5, 1), (1.5, 2)):
+        options = f"--seed={seed}", f"--temperature={temperature}"
+        code, out, _ = run("task05", "--model", checkpoints / task05.MODEL, *options, "Nice")
+        assert code == 0
+        assert out.startswith("Customer review:\nNice\n\nHotel reponse to the customer:\n")
+        outputs.append(out)
+    assert [outputs.index(output) for output in outputs] == [0, 0, 2, 2, 4]
 
 
 def test_text_ends_after_its_last_complete_sentence() -> None:
@@ -54,11 +77,25 @@ def test_text_ends_after_its_last_complete_sentence() -> None:
     assert task05.complete_sentences("no end in sight") == "no end in sight"
 
 
-def test_reply_is_sampled_from_the_whole_vocabulary(checkpoints: Path) -> None:
-    model, tokenizer = load_pair(checkpoints / task05.MODEL)
-    with patch.object(
-        model, "generate", return_value=torch.zeros(1, 900, dtype=torch.long)
-    ) as generate:
-        task05.reply(model, tokenizer, "Nice", 0.7)
-    sampling = [generate.call_args.kwargs[name] for name in ("do_sample", "temperature", "top_k")]
-    assert sampling == [True, 0.7, 0]
+@pytest.mark.parametrize(
+    ("review", "message"), [(" ", "the review is empty"), ("Bad. " * 3000, "reads at most ")]
+)
+def test_empty_or_long_review_is_an_error(
+    run: Run, checkpoints: Path, review: str, message: str
+) -> None:
+    code, out, err = run("task05", "--model", checkpoints / task05.MODEL, review)
+    assert (code, out) == (1, "")
+    only_line(err, message)
+
+
+@pytest.mark.parametrize("temperature", ["-1", "nan", "inf", "101"])
+def test_impossible_temperature_exits_with_2(run: Run, temperature: str) -> None:
+    code, out, err = run("task05", f"--temperature={temperature}")
+    assert (code, out) == (2, "")
+    only_line(err, f"error: argument --temperature: {temperature} is not in the range 0 to 100")
+
+
+def test_temperature_that_overflows_is_an_error(run: Run, checkpoints: Path) -> None:
+    code, out, err = run("task05", "--model", checkpoints / task05.MODEL, "--temperature=1e-300")
+    assert (code, out) == (1, "")
+    only_line(err, "task05.py: ")

@@ -1,25 +1,50 @@
-"""Task 06: the translation, and its limit."""
-
-from __future__ import annotations
+"""Task 06: the translation, its beam search and its limits."""
 
 import json
 from pathlib import Path
-from unittest.mock import patch
-
-import common
-import task06
 
 import pytest
-from conftest import EXPECTED, load_pair
+
+import task06
+from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
 
 
-@patch.object(task06, "MAX_LENGTH", 20)
-def test_translation_equals_the_record_and_checkpoints_limit_wins(checkpoints: Path) -> None:
-    recorded = json.loads((EXPECTED / "pipelines.json").read_text("utf-8"))["bulgarian"]
-    pair = load_pair(checkpoints / task06.MODEL)
-    assert task06.translate(*pair, task06.SPANISH_TEXT) == recorded
-    pair[0].generation_config.max_length = None
-    assert len(task06.translate(*pair, task06.SPANISH_TEXT)) < len(recorded)
-    pair[1].src_lang = "spa_Latn"  # as in the tokenizers of NLLB and mBART
-    with pytest.raises(common.ScriptError, match="needs the names of two languages"):
-        task06.translate(*pair, task06.SPANISH_TEXT)
+@pytest.fixture
+def marian(checkpoints: Path) -> ModelAndTokenizer:
+    return load_pair(checkpoints / task06.MODEL)
+
+
+def test_output_with_the_bundled_model(run: Run) -> None:
+    code, out, _ = run("task06", "--model", "bundled")
+    assert (code, out) == (0, (EXPECTED / "task06.txt").read_text(encoding="utf-8"))
+
+
+def test_translation_equals_that_of_the_pipeline(marian: ModelAndTokenizer) -> None:
+    recorded = json.loads((EXPECTED / "pipelines.json").read_text(encoding="utf-8"))["bulgarian"]
+    assert task06.translate(*marian, task06.SPANISH_TEXT) == recorded
+
+
+def test_translation_without_end_stops_at_the_last_position(marian: ModelAndTokenizer) -> None:
+    model, tokenizer = marian
+    model.generation_config.max_length = 512  # as of a real checkpoint; this one has 128 positions
+    translation = task06.translate(model, tokenizer, "Hola")
+    model.generation_config.max_length = 128
+    assert task06.translate(model, tokenizer, "Hola") == translation
+    model.generation_config.max_length = 127
+    assert task06.translate(model, tokenizer, "Hola") != translation
+
+
+def test_own_text_is_translated(run: Run, checkpoints: Path, marian: ModelAndTokenizer) -> None:
+    code, out, _ = run("task06", "--model", checkpoints / task06.MODEL, "Hola, ¿cómo estás?")
+    assert (code, out.split()) == (0, task06.translate(*marian, "Hola, ¿cómo estás?").split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(" ", "the text is empty"), ("Hola " * 300, "reads at most 128")]
+)
+def test_empty_or_long_text_is_an_error(
+    run: Run, checkpoints: Path, text: str, message: str
+) -> None:
+    code, out, err = run("task06", "--model", checkpoints / task06.MODEL, text)
+    assert (code, out) == (1, "")
+    assert message in only_line(err, "task06.py: ")

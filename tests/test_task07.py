@@ -1,69 +1,126 @@
 """Task 07: the extracted and the generated answer."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
-import common
-import task04
-import task05
-import task07
-
 import pytest
 import torch
-from conftest import EXPECTED, load_pair
 from transformers import AutoModelForQuestionAnswering
 
+import task04
+import task07
+from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
 
-def test_extracted_answer_is_the_best_of_all_spans(checkpoints: Path) -> None:
-    reader = load_pair(checkpoints / task07.EXTRACTIVE_MODEL, AutoModelForQuestionAnswering)
-    inputs = reader[1](task07.QUESTION, task07.CONTEXT, return_tensors="pt")
-    with torch.inference_mode():
-        output = reader[0](inputs["input_ids"], inputs["attention_mask"])
-    tokens = [token for token, part in enumerate(inputs.sequence_ids(0)) if part == 1]
-    start, end = (  # the first token, [CLS], has a probability too
-        logits[0][[0, *tokens]].softmax(0)[1:].tolist()
-        for logits in (output.start_logits, output.end_logits)
-    )
-    spans = [start[i] * end[j] for i in range(len(start)) for j in range(i, len(end)) if j < i + 15]
-    found = task07.extract(*reader, task07.QUESTION, task07.CONTEXT)
-    assert found.score == pytest.approx(max(spans))
-    records = json.loads((EXPECTED / "pipelines.json").read_text("utf-8"))
-    long_context = " ".join([task04.LONG_TEXT, task07.CONTEXT] * 3)  # several windows
-    for name, context in (("answer", task07.CONTEXT), ("answer in a long context", long_context)):
-        found = task07.extract(*reader, task07.QUESTION, context)
-        assert found.text == context[found.start : found.end] == records[name]["answer"]
-        assert found.start == records[name]["start"]
-    with pytest.raises(common.ScriptError, match=r"the question has .* tokens; at most 255 leave"):
-        task07.extract(*reader, "Who? " * 150, task07.CONTEXT)
+MODELS = ("--extractive-model", "bundled", "--generative-model", "bundled")
 
 
-def test_generated_answer_of_a_decoder_does_not_repeat_the_prompt(checkpoints: Path) -> None:
-    model, tokenizer = load_pair(checkpoints / task05.MODEL)
+@pytest.fixture
+def reader(checkpoints: Path) -> ModelAndTokenizer:
+    return load_pair(checkpoints / task07.EXTRACTIVE_MODEL, AutoModelForQuestionAnswering)
+
+
+def test_output_with_the_bundled_models(run: Run) -> None:
+    code, out, err = run("task07", *MODELS)
+    assert (code, out) == (0, (EXPECTED / "task07.txt").read_text(encoding="utf-8"))
+    only_line(err, "extracted: characters 67 to 84, probability 0.")  # of "Leonardo da Vinci"
+    only_line(err, "generated: ")
+
+
+def test_best_span_equals_the_best_of_all_spans() -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        starts, ends = torch.randn(2, 30, generator=generator)
+        in_context = torch.arange(30) > 5  # after [CLS] and the question
+        in_context[-1] = False  # [SEP]
+        start, end = (logits[[0, *range(6, 29)]].softmax(0) for logits in (starts, ends))
+        spans = {
+            (first + 5, last + 5): float(start[first] * end[last])
+            for first in range(1, 24)
+            for last in range(first, min(first + 15, 24))
+        }
+        score, *span = task07.best_span(starts, ends, in_context)
+        assert tuple(span) == max(spans, key=spans.__getitem__)
+        assert score == pytest.approx(torch.tensor(max(spans.values())).log().item())
+
+
+def test_answer_has_at_most_15_tokens() -> None:
+    starts, ends = torch.zeros(2, 40)
+    starts[2], ends[[16, 17]] = 9.0, torch.tensor([1.0, 2.0])  # 15 or 16 tokens
+    assert task07.best_span(starts, ends, torch.arange(40) > 1)[1:] == (2, 16)
+
+
+@pytest.mark.parametrize("name", ["answer", "answer in a long context"])
+def test_extracted_answer_equals_that_of_the_pipeline(reader: ModelAndTokenizer, name: str) -> None:
+    recorded = json.loads((EXPECTED / "pipelines.json").read_text(encoding="utf-8"))[name]
+    context = task07.CONTEXT
+    if "long" in name:  # several windows
+        context = " ".join([task04.LONG_TEXT, task07.CONTEXT] * 3)
+    probability, start, end = task07.extract(*reader, task07.QUESTION, context)
+    assert context[start:end] == recorded["answer"]
+    assert (start, end) == (recorded["start"], recorded["end"])
+    assert probability == pytest.approx(recorded["score"], rel=1e-4)
+
+
+def test_answer_consists_of_whole_words(reader: ModelAndTokenizer) -> None:
+    context = "abcdefg hijklmn opqrstu vwxyz gfedcba nmlkjih utsrqpo zyxwv"  # a token a letter
+    _, start, end = task07.extract(*reader, task07.QUESTION, context)
+    assert set(context[start:end].split()) < set(context.split())
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", task07.GENERATIVE_MODEL])
+def test_generated_answer_is_greedy_and_has_at_most_30_tokens(checkpoints: Path, name: str) -> None:
+    model, tokenizer = load_pair(checkpoints / name)
     prompt = task07.PROMPT.format(context="It is red.", question="What?")
-    message = [{"role": "user", "content": prompt}]
-    prompt = tokenizer.apply_chat_template(
-        message, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    with torch.inference_mode():
-        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-        logits = model(**inputs).logits
-    first_word = tokenizer.decode(logits[0, -1].argmax()).strip()
-    answer = task07.generate_answer(model, tokenizer, "What?", "It is red.")
-    assert answer.startswith(first_word)
-    assert "Read this" not in answer
-
-
-def test_answer_of_an_encoder_decoder_is_greedy_and_has_at_most_30_tokens(
-    checkpoints: Path,
-) -> None:
-    model, tokenizer = load_pair(checkpoints / task07.GENERATIVE_MODEL)
-    prompt = task07.PROMPT.format(context=task07.CONTEXT, question=task07.QUESTION)
-    inputs, tokens = tokenizer(prompt, return_tensors="pt"), [0]
-    while len(tokens) <= 30 and tokens[-1] != tokenizer.eos_token_id:
+    if model.config.is_encoder_decoder:
+        tokens, encoded = [0], tokenizer(prompt, return_tensors="pt")
+    else:  # a chat model, in its own form of a conversation
+        prompt = f"<|start|>user\n{prompt}<|end|>\n<|start|>assistant\n<think></think>"
+        tokens, encoded = tokenizer(prompt)["input_ids"], {}
+    length = len(tokens)
+    while len(tokens) < length + 30 and tokens[-1] != tokenizer.eos_token_id:
+        decoded = torch.tensor([tokens])
+        inputs = {**encoded, "decoder_input_ids" if encoded else "input_ids": decoded}
         with torch.inference_mode():
-            logits = model(**inputs, decoder_input_ids=torch.tensor([tokens])).logits[0, -1]
-        tokens.append(int(logits.argmax()))
-    expected = " ".join(tokenizer.decode(tokens, skip_special_tokens=True).split())
-    assert task07.generate_answer(model, tokenizer, task07.QUESTION, task07.CONTEXT) == expected
+            tokens.append(int(model(**inputs).logits[0, -1].argmax()))
+    expected = tokenizer.decode(tokens[length:], skip_special_tokens=True)
+    assert task07.generate_answer(model, tokenizer, "What?", "It is red.") == expected
+
+
+@pytest.mark.parametrize(
+    ("generated", "origin"), [("to  cars", "copied from"), ("no cars", "not a part of")]
+)
+def test_own_question_about_the_text_of_a_file(
+    run: Run,
+    tmp_path: Path,
+    checkpoints: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    generated: str,
+    origin: str,
+) -> None:
+    (tmp_path / "text.txt").write_text("The bridge was closed\nto cars in 1992.", encoding="utf-8")
+    monkeypatch.setattr(task07, "generate_answer", lambda *_: generated)
+    models = "--extractive-model", "bundled", "--generative-model", checkpoints / "Qwen/Qwen3-0.6B"
+    question = "When was the bridge closed to cars?"
+    code, out, err = run("task07", *models, question, "--context", tmp_path / "text.txt")
+    assert code == 0
+    only_line(out, "Answer extractive question-answering: 1992")
+    only_line(err, "extracted: characters 33 to 37")
+    only_line(err, f"{origin} the context")
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "message"),
+    [
+        (" ", "A text.", "is empty"),
+        ("Who?", "\n", "is empty"),
+        ("Who? " * 150, "A text.", "the question is too long"),
+    ],
+)
+def test_empty_text_or_long_question_is_an_error(
+    run: Run, tmp_path: Path, checkpoints: Path, question: str, text: str, message: str
+) -> None:
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    options = "--context", tmp_path / "text.txt", "--extractive-model"
+    code, out, err = run("task07", question, *options, checkpoints / task07.EXTRACTIVE_MODEL)
+    assert (code, out) == (1, "")
+    only_line(err, message)

@@ -1,53 +1,79 @@
 """Task 10: the prompt with two examples, and the probabilities of the labels."""
 
-from __future__ import annotations
-
+import math
+import re
 from pathlib import Path
-from unittest.mock import patch
-
-import task10
-import task11
 
 import pytest
 import torch
-from conftest import load_pair
+
+import task10
+from conftest import EXPECTED, Run, load_pair, only_line
+
+DECODER = "openai-community/gpt2"
+
+
+def test_output_with_the_bundled_model(run: Run) -> None:
+    code, out, err = run("task10", "--model", "bundled")
+    assert (code, out) == (0, (EXPECTED / "task10.txt").read_text(encoding="utf-8"))
+    assert f"Prompt:\n{task10.build_prompt(task10.TEXT, task10.EXAMPLES)}\n" in err
 
 
 def test_prompt_has_one_solved_example_for_each_label_before_the_text() -> None:
     assert sorted(label for _, label in task10.EXAMPLES) == sorted(task10.LABELS)
-    texts = [*(text for text, _ in task10.EXAMPLES), task10.TEXT]
-    first, second, last = (f'Text: "{text}"\nSentiment:' for text in texts)
-    prompt = task10.build_prompt(task10.TEXT, task10.EXAMPLES)
-    blocks = [task10.INSTRUCTION, f"{first} positive", f"{second} negative", last]
-    assert prompt == "\n\n".join(blocks)  # the last without its answer
+    (first, positive), (second, negative) = task10.EXAMPLES
+    assert task10.build_prompt(task10.TEXT, task10.EXAMPLES) == (
+        f"{task10.INSTRUCTION}\n\n"
+        f'Text: "{first}"\nSentiment: {positive}\n\n'
+        f'Text: "{second}"\nSentiment: {negative}\n\n'
+        f'Text: "{task10.TEXT}"\nSentiment:'  # without its answer
+    )
 
 
-@pytest.mark.parametrize("name", [task11.MODEL, task10.MODEL])
-def test_log_likelihood_is_the_product_of_token_probabilities(name: str, checkpoints: Path) -> None:
+@pytest.mark.parametrize("name", [DECODER, task10.MODEL])
+def test_probabilities_are_those_of_the_tokens_of_the_labels(name: str, checkpoints: Path) -> None:
     model, tokenizer = load_pair(checkpoints / name)
     inputs = tokenizer("Is it?", return_tensors="pt")
     has_encoder = model.config.is_encoder_decoder
-    tokens = torch.tensor([[0]]) if has_encoder else inputs["input_ids"]
-    expected = 0.0
-    for token in tokenizer("positive" if has_encoder else " positive")["input_ids"]:
-        with torch.inference_mode():
-            output = model(**inputs, decoder_input_ids=tokens) if has_encoder else model(tokens)
-        expected += output.logits[0, -1].log_softmax(0)[token].item()
-        tokens = torch.cat([tokens, torch.tensor([[token]])], dim=1)
-    found = task10.log_likelihood(model, tokenizer, "Is it?", "positive")
-    assert found == pytest.approx(expected, rel=1e-5)
+    likelihoods = {}
+    for label in task10.LABELS:
+        tokens = torch.tensor([[0]]) if has_encoder else inputs["input_ids"]
+        likelihoods[label] = 1.0
+        for token in tokenizer(label if has_encoder else f" {label}")["input_ids"]:
+            with torch.inference_mode():
+                output = model(**inputs, decoder_input_ids=tokens) if has_encoder else model(tokens)
+            likelihoods[label] *= output.logits[0, -1].softmax(0)[token].item()
+            tokens = torch.cat([tokens, torch.tensor([[token]])], dim=1)
+    for label, likelihood in likelihoods.items():
+        found = task10.log_likelihood(model, tokenizer, "Is it?", label)
+        assert found == pytest.approx(math.log(likelihood), rel=1e-5)
+    expected = {key: value / sum(likelihoods.values()) for key, value in likelihoods.items()}
+    assert task10.classify(model, tokenizer, "Is it?") == pytest.approx(expected, rel=1e-4)
 
 
-def test_likelier_label_is_printed(checkpoints: Path, capsys: pytest.CaptureFixture) -> None:
-    probabilities = [{"positive": p, "negative": 1 - p} for p in (0.1, 0.2, 0.7)]
-    with patch.object(task10, "classify", side_effect=probabilities) as classify:
-        assert task10.main(["--model", str(checkpoints / task10.MODEL)]) == 0
-    prompts = [call.args[2] for call in classify.call_args_list]
-    orders = (), task10.EXAMPLES[::-1], task10.EXAMPLES
-    assert prompts == [task10.build_prompt(task10.TEXT, each) for each in orders]
-    out, err = capsys.readouterr()
-    assert out == "POSITIVE\n"
-    orders = [line.partition(";")[0] for line in err.splitlines() if line.startswith("examples")]
-    assert orders == [
-        f"examples: {x}" for x in ("none", "negative, positive", "positive, negative")
-    ]
+@pytest.mark.parametrize("positive", [0.4, 0.6])
+def test_more_probable_label_after_both_examples_is_printed(
+    run: Run, checkpoints: Path, monkeypatch: pytest.MonkeyPatch, positive: float
+) -> None:
+    two_shot = task10.build_prompt("My text", task10.EXAMPLES)
+
+    def classify(_model: object, _tokenizer: object, prompt: str) -> dict[str, float]:
+        p = positive if prompt == two_shot else 1 - positive
+        return {"positive": p, "negative": 1 - p}
+
+    monkeypatch.setattr(task10, "classify", classify)
+    code, out, err = run("task10", "--model", checkpoints / task10.MODEL, "My text")
+    assert (code, out) == (0, "POSITIVE\n" if positive > 0.5 else "NEGATIVE\n")
+    found = [float(p) for p in re.findall(r"positive with.*: (.*)", err)]
+    assert found == pytest.approx([positive, 1 - positive, 1 - positive])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(" ", "the text is empty"), ("a " * 99, "reads at most 64")]
+)
+def test_empty_or_long_text_is_an_error(
+    run: Run, checkpoints: Path, text: str, message: str
+) -> None:
+    code, out, err = run("task10", "--model", checkpoints / DECODER, text)
+    assert (code, out) == (1, "")
+    only_line(err, message)

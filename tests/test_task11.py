@@ -1,21 +1,50 @@
 """Task 11: the completed sentence and its perplexity."""
 
-from __future__ import annotations
-
+import math
+import re
 from pathlib import Path
-
-import common
-import task11
 
 import pytest
 import torch
-from conftest import load_pair
-from transformers import GenerationConfig
+
+import common
+import task11
+from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
+
+TEXTS = [task11.PROMPT, "Who painted the Mona Lisa?", "a bc"]
 
 
-def test_prompt_is_completed_greedily_to_20_tokens_in_all(checkpoints: Path) -> None:
-    model, tokenizer = load_pair(checkpoints / task11.MODEL)
-    model.generation_config = GenerationConfig(do_sample=True, temperature=3.0, max_length=50)
+@pytest.fixture
+def gpt2(checkpoints: Path) -> ModelAndTokenizer:
+    return load_pair(checkpoints / task11.MODEL)
+
+
+@pytest.fixture
+def chat(checkpoints: Path) -> ModelAndTokenizer:
+    """Load a model without a token that starts documents."""
+    return load_pair(checkpoints / "Qwen/Qwen3-0.6B")
+
+
+def by_loss(pair: ModelAndTokenizer, start: list[int], text: str) -> float:
+    """Compute the perplexity from the loss of transformers, which does not predict the start."""
+    model, tokenizer = pair
+    tokens = torch.tensor([[*start, *tokenizer(text)["input_ids"]]])
+    with torch.inference_mode():
+        return math.exp(model(tokens, labels=tokens).loss)
+
+
+def test_output_with_the_bundled_model(run: Run) -> None:
+    code, out, err = run("task11", "--model", "bundled")
+    *recorded, perplexity = (EXPECTED / "task11.txt").read_text(encoding="utf-8").split()
+    assert (code, out.split()[:-1]) == (0, recorded)
+    assert float(out.split()[-1]) == pytest.approx(float(perplexity), rel=1e-5)
+    parts = [float(part) for part in re.findall(r"alone: (.*)", err)]
+    mean_loss = sum(map(math.log, parts)) / 2  # prompt and continuation have 10 tokens each
+    assert math.exp(mean_loss) == pytest.approx(float(perplexity), abs=0.01)
+
+
+def test_prompt_is_completed_greedily_to_20_tokens_in_all(gpt2: ModelAndTokenizer) -> None:
+    model, tokenizer = gpt2
     tokens = tokenizer(task11.PROMPT)["input_ids"]
     while len(tokens) < 20:
         with torch.inference_mode():
@@ -23,12 +52,54 @@ def test_prompt_is_completed_greedily_to_20_tokens_in_all(checkpoints: Path) -> 
     assert task11.complete(model, tokenizer, task11.PROMPT) == tokenizer.decode(tokens)
 
 
-def test_first_token_counts_if_a_start_token_precedes_it(checkpoints: Path) -> None:
-    model, tokenizer = load_pair(checkpoints / task11.MODEL)
+def test_long_prompt_is_continued_too(gpt2: ModelAndTokenizer) -> None:
+    prompt = task11.PROMPT * 3
+    text = task11.complete(*gpt2, prompt)
+    new_tokens = len(gpt2[1](text)["input_ids"]) - len(gpt2[1](prompt)["input_ids"])
+    assert (text.startswith(prompt), new_tokens) == (True, 10)
+
+
+def test_perplexities_equal_those_from_the_loss_of_transformers(gpt2: ModelAndTokenizer) -> None:
+    for add_start_token, start in ((True, [0]), (False, [])):
+        expected = [by_loss(gpt2, start, text) for text in TEXTS]
+        found = task11.perplexity(TEXTS, *gpt2, add_start_token)
+        assert found["perplexities"] == pytest.approx(expected)
+        assert found["mean_perplexity"] == pytest.approx(sum(expected) / 3)
+
+
+def test_text_starts_like_a_document_and_not_like_a_message(
+    gpt2: ModelAndTokenizer, chat: ModelAndTokenizer
+) -> None:
+    expected = by_loss(gpt2, [0], "A text")
+    gpt2[1].bos_token = gpt2[1].convert_ids_to_tokens(5)  # as in SmolLM2, where it starts a message
+    assert task11.perplexity(["A text"], *gpt2)["mean_perplexity"] == pytest.approx(expected)
+
+    without_start, with_start = by_loss(chat, [], "A text"), by_loss(chat, [1], "A text")
+    assert task11.perplexity(["A text"], *chat)["mean_perplexity"] == pytest.approx(without_start)
+    chat[1].bos_token = chat[1].convert_ids_to_tokens(1)
+    assert task11.perplexity(["A text"], *chat)["mean_perplexity"] == pytest.approx(with_start)
+
+
+def test_text_without_a_token_to_predict_is_an_error(gpt2: ModelAndTokenizer) -> None:
     for text, start in (("", True), ("a", False)):
         with pytest.raises(common.ScriptError, match=f"the text '{text}' has no token to predict"):
-            task11.perplexity(["a longer text", text], model, tokenizer, add_start_token=start)
-    with_start = task11.perplexity([task11.PROMPT], model, tokenizer)
-    expected = task11.perplexity([task11.PROMPT], model, tokenizer, add_start_token=False)
-    tokenizer.bos_token = None
-    assert task11.perplexity([task11.PROMPT], model, tokenizer) == expected != with_start
+            task11.perplexity(["a longer text", text], *gpt2, add_start_token=start)
+
+
+def test_own_text_is_completed(run: Run, checkpoints: Path, gpt2: ModelAndTokenizer) -> None:
+    code, out, _ = run("task11", "--model", checkpoints / task11.MODEL, "by 2030")
+    text = task11.complete(*gpt2, "by 2030")
+    perplexity = task11.perplexity([text], *gpt2)["mean_perplexity"]
+    expected = f"Generated Text: {common.printable(text)}\nMean perplexity: {perplexity}\n"
+    assert (code, out) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(" ", "the text is empty"), ("a " * 99, "reads at most 64")]
+)
+def test_empty_or_long_text_is_an_error(
+    run: Run, checkpoints: Path, text: str, message: str
+) -> None:
+    code, out, err = run("task11", "--model", checkpoints / task11.MODEL, text)
+    assert (code, out) == (1, "")
+    only_line(err, message)

@@ -1,25 +1,67 @@
-"""Task 12: BLEU of the translations."""
+"""Task 12: the translations and their BLEU."""
 
-from __future__ import annotations
-
+import json
+import math
 from pathlib import Path
-from unittest.mock import patch
-
-import task12
 
 import pytest
 
-TRANSLATIONS = ["Hey, how are you?", "I'm great, thanks."]
+import common
+import task12
+from conftest import EXPECTED, Run, load_pair
+
+TRANSLATIONS = ["Hey, how are you?", "I'm great, thanks."]  # those of the statement
 
 
-def test_output_is_the_statements(checkpoints: Path, capsys: pytest.CaptureFixture) -> None:
+def compute(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+    return common.local_metric(task12.bleu).compute(predictions=predictions, references=references)
+
+
+def test_output_equals_the_recorded_one(run: Run) -> None:
+    code, output, _ = run("task12", "--model", "bundled")
+    assert (code, output) == (0, (EXPECTED / "task12.txt").read_text(encoding="utf-8"))
+
+
+def test_translations_of_the_statement_have_the_expected_bleu(
+    run: Run, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     translations = dict(zip(task12.INPUT_SENTENCES_2, TRANSLATIONS, strict=True))
-    with patch.object(task12, "translate", lambda _, __, text: translations[text]):
-        assert task12.main(["--model", str(checkpoints / task12.MODEL)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    monkeypatch.setattr(task12, "translate", lambda _, __, sentence: translations[sentence])
+    assert run("task12", "--model", checkpoints / task12.MODEL)[1].splitlines() == [
         'Translation for "input_sentence_1": Hey, how are you?',
         'Metric for "input_sentence_1": 0.7598356856515925',
         f'Translations for "input_sentence_2": {TRANSLATIONS}',
         'Metric for "input_sentence_2": 0.8627788640890415',
     ]
-    assert task12.bleu(TRANSLATIONS, task12.REFERENCES_2[::-1])["bleu"] == 0.0  # swapped
+
+
+def test_translations_equal_those_of_the_pipeline_of_transformers_4(checkpoints: Path) -> None:
+    pair = load_pair(checkpoints / task12.MODEL)
+    recorded = json.loads((EXPECTED / "pipelines.json").read_text(encoding="utf-8"))
+    found = [task12.translate(*pair, sentence) for sentence in task12.INPUT_SENTENCES_2]
+    assert found == recorded["english"]
+
+
+def test_bleu_is_the_geometric_mean_of_four_precisions() -> None:
+    """Of "Hey , how are you ?" 5 of 6 words, 4 of 5 pairs, 3 of 4 triples and 2 of 3 fours."""
+    result = compute(TRANSLATIONS[:1], task12.REFERENCE_1)
+    assert result["precisions"] == pytest.approx([5 / 6, 4 / 5, 3 / 4, 2 / 3])
+    assert result["brevity_penalty"] == 1
+    assert result["bleu"] == pytest.approx((5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25)
+
+
+def test_short_prediction_is_penalised() -> None:
+    """All of its n-grams are right, and it has 4 words instead of 6 (Papineni et al. 2002)."""
+    result = compute(["the cat sat on"], [["the cat sat on the mat"]])
+    assert result["brevity_penalty"] == pytest.approx(math.exp(1 - 6 / 4))
+    assert result["bleu"] == pytest.approx(math.exp(1 - 6 / 4))
+
+
+def test_bleu_is_zero_without_a_common_sequence_of_four_words() -> None:
+    assert compute(["a b c x d e f"], [["a b c y d e f"]])["bleu"] == 0
+
+
+def test_each_prediction_is_compared_with_its_own_references() -> None:
+    first, second = "the red house is old", "we went there by train"
+    assert compute([first, second], [[first, "x"], ["x", second]])["bleu"] == pytest.approx(1)
+    assert compute([first, second], [[second, "x"], [first, "x"]])["bleu"] == 0

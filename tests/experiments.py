@@ -1,0 +1,259 @@
+"""Experiments whose figures RESULTS.md quotes.
+
+    python tests/experiments.py ablation --text FILE    dante_gpt.py with one part changed
+    python tests/experiments.py settings --text FILE    dante_gpt.py with other settings
+    python tests/experiments.py seeds --model bundled   task09.py with ten seeds
+
+The first two train on the first eight tenths of the text, from each seed, and measure the loss on
+the ninth, so that the last tenth chooses nothing. They run one training per core, and each takes a
+quarter of an hour. Without --text, the text is that of dante_gpt.py. The third takes two minutes.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the scripts
+
+import bundled
+import common
+import dante_gpt
+import inferno
+import task09
+
+# --- Lab 1: a plain GPT -------------------------------------------------------------------------
+
+
+class PlainBlock(nn.Module):
+    """A block of nanoGPT: GPT-2's parts without biases."""
+
+    def __init__(self, config: dante_gpt.Config) -> None:
+        super().__init__()
+        n_embd, self.n_head = config.n_embd, config.n_head
+        self.norms = nn.ModuleList(nn.LayerNorm(n_embd, bias=False) for _ in range(2))
+        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)
+        self.out = nn.Linear(n_embd, n_embd, bias=False)
+        self.up = nn.Linear(n_embd, 4 * n_embd, bias=False)
+        self.down = nn.Linear(4 * n_embd, n_embd, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, time, n_embd) to the same."""
+        q, k, v = (
+            part.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+            for part in self.qkv(self.norms[0](x)).chunk(3, dim=-1)
+        )  # (batch, head, time, size) each
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norms[1](x)))))
+
+
+class PlainGPT(nn.Module):
+    """The model of Karpathy's video and of nanoGPT, with tied embeddings."""
+
+    def __init__(self, config: dante_gpt.Config, vocab_size: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, config.n_embd)
+        self.positions = nn.Embedding(config.block_size, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.Sequential(*(PlainBlock(config) for _ in range(config.n_layer)))
+        self.norm = nn.LayerNorm(config.n_embd, bias=False)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                is_output = name.endswith(("out.weight", "down.weight"))
+                scale = math.sqrt(2 * config.n_layer) if is_output else 1
+                nn.init.normal_(weight, std=0.02 / scale)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(batch, time) to logits (batch, time, vocab_size)."""
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        return self.norm(self.blocks(self.dropout(x))) @ self.tokens.weight.T
+
+
+def train_plain(text: str, config: dante_gpt.Config) -> float:
+    """Train a `PlainGPT` as nanoGPT does; return the validation loss."""
+    characters, block = "".join(sorted(set(text))), config.block_size
+    tokens = torch.tensor(dante_gpt.encode(text, characters))  # (characters,)
+    cut = len(dante_gpt.split(text)[0])
+    torch.manual_seed(config.seed)
+    model = PlainGPT(config, len(characters))
+    groups: list[dict[str, Any]] = [
+        {"params": [w for w in model.parameters() if w.dim() == 2], "weight_decay": 0.1},
+        {"params": [w for w in model.parameters() if w.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, 1e-3, betas=(0.9, 0.99))
+    for step in range(config.steps):
+        progress = (step - 100) / max(1, config.steps - 100)
+        rate = 1e-4 + (1e-3 - 1e-4) * (1 + math.cos(math.pi * progress)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = min(rate, 1e-3 * (step + 1) / 101)
+        starts = torch.randint(cut - block, (config.batch_size,))
+        windows = torch.stack([tokens[start : start + block + 1] for start in starts])
+        logits = model.train()(windows[:, :-1])  # (batch, block, vocab_size)
+        loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return dante_gpt.validation_loss(model.eval(), tokens, cut, block)
+
+
+# --- Lab 1: dante_gpt.py with one part changed --------------------------------------------------
+
+
+class LearnedPositions(dante_gpt.GPT):
+    """A GPT that adds an embedding of the position, as the video's does."""
+
+    def __init__(self, config: dante_gpt.Config, vocab_size: int) -> None:
+        super().__init__(config, vocab_size)
+        self.positions = nn.Parameter(torch.randn(config.block_size, config.n_embd))
+        self.embedding.register_forward_hook(
+            lambda _, inputs, x: x + self.positions[: inputs[0].shape[1]]  # (batch, time, n_embd)
+        )
+
+
+def random_start(number: int, length: int, config: dante_gpt.Config) -> int:
+    """Return a random start of a block, independent of the others."""
+    return int(np.random.default_rng([config.seed, number]).integers(length - config.block_size))
+
+
+def use_adam_for_all(training: dante_gpt.Training) -> None:
+    """Train the matrices of the blocks with AdamW too, with a weight decay as large as Muon's."""
+    training.muon.param_groups[0]["params"] = []
+    training.adam = torch.optim.AdamW(
+        training.model.parameters(),
+        training.config.adam_rate,
+        betas=(0.9, 0.99),
+        weight_decay=0.1,
+        fused=True,
+    )
+    training.adam_schedule = common.one_cycle(training.adam, training.config.steps)
+
+
+def draw_outputs(training: dante_gpt.Training) -> None:
+    """Draw the output layers instead of starting them at zero."""
+    model = training.model
+    for block in model.blocks:
+        block.attention.output.reset_parameters()
+        block.down.reset_parameters()
+    model.head.reset_parameters()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change of dante_gpt.py: options, replaced names of the module, changes of a training."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    patches: dict[str, Any] = field(default_factory=dict)
+    change: Callable[[dante_gpt.Training], None] = lambda training: None
+
+
+PLAIN = "a plain GPT, as in the video"
+ABLATION = {
+    PLAIN: Variant(),
+    "dante_gpt.py": Variant(),
+    "AdamW everywhere, no Muon": Variant(change=use_adam_for_all),
+    "learned positions, not rotary": Variant(
+        patches={"GPT": LearnedPositions, "rotate": lambda x, rotation: x}
+    ),
+    "blocks drawn at random, not in passes": Variant(patches={"block_start": random_start}),
+    "output layers not zero at first": Variant(change=draw_outputs),
+    "dropout of single units, not channels": Variant(patches={"ChannelDropout": nn.Dropout}),
+    "without dropout": Variant(options={"dropout": 0.0}),
+}
+SETTINGS = {f"dropout {dropout}": Variant({"dropout": dropout}) for dropout in (0.15, 0.2, 0.25)}
+
+
+def final_loss(text: str, steps: int | None, run: tuple[str, int]) -> float:
+    """Train a variant once, on eight tenths; return the loss on the ninth."""
+    torch.set_num_threads(1)
+    text = dante_gpt.split(text)[0]  # the last tenth chooses nothing
+    name, seed = run
+    variant = (ABLATION | SETTINGS)[name]
+    config = replace(dante_gpt.Config(seed=seed), **variant.options)
+    config = replace(config, steps=steps or config.steps)
+    with mock.patch.multiple(dante_gpt, TRAIN_FRACTION=8 / 9, **variant.patches):
+        if name == PLAIN:
+            return train_plain(text, config)
+        training = dante_gpt.Training(config, text, torch.device("cpu"))
+        variant.change(training)
+        for step in range(config.steps):
+            training.step(step)
+        return training.validate()
+
+
+def print_losses(names: Iterable[str], arguments: argparse.Namespace) -> None:
+    """Print the final loss from each seed for each variant, with mean and standard deviation."""
+    text, seeds = inferno.load(arguments.text), arguments.seeds
+    runs = [(name, seed) for name in names for seed in range(seeds)]
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        losses = pool.map(partial(final_loss, text, arguments.steps), runs)
+        header = [f"seed {seed}" for seed in range(seeds)]
+        header += ["mean", "deviation"] if seeds > 1 else []
+        print(f"{'nats per character':40}" + "".join(f"{column:>10}" for column in header))
+        for name in names:
+            row = list(islice(losses, seeds))
+            row += [statistics.mean(row), statistics.stdev(row)] if seeds > 1 else []
+            print(f"{name:40}" + "".join(f"{value:10.4f}" for value in row), flush=True)
+
+
+# --- Task 09: other seeds -----------------------------------------------------------------------
+
+
+def print_seeds(arguments: argparse.Namespace) -> None:
+    """Print the probability of a high risk for the samples of task 09, from each seed."""
+    folder = common.find_model(arguments.model, task09.MODEL, bundled.encoder)
+    tokenizer = common.load(AutoTokenizer, folder)
+    rows = []
+    for seed in range(arguments.seeds):
+        common.seed_everything(seed)
+        model = common.add_head(AutoModelForSequenceClassification, folder, task09.LABELS)
+        accuracies = task09.fine_tune(model, tokenizer, seed)
+        rows.append(task09.predict(model, tokenizer, task09.INPUT_TEXT)[:, 1].tolist())
+        print(f"seed {seed}: {accuracies}, {[round(value, 3) for value in rows[-1]]}", flush=True)
+    for text, values in zip(task09.INPUT_TEXT, zip(*rows, strict=True), strict=True):
+        print(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}  {text}")
+    right = sum([value > 0.5 for value in row] == [False, True, True] for row in rows)
+    print(f"low, high, high: {right} of {arguments.seeds} seeds")
+
+
+def main() -> None:
+    """Parse the command line and run one experiment."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    experiments = parser.add_subparsers(required=True, metavar="EXPERIMENT")
+    for name, variants in (("ablation", ABLATION), ("settings", SETTINGS)):
+        experiment = experiments.add_parser(name, help=f"losses of {len(variants)} variants")
+        experiment.add_argument("--text", type=Path, metavar="FILE", help="text file")
+        experiment.add_argument("--seeds", type=int, default=3, help="(default: 3)")
+        experiment.add_argument("--steps", type=int, help="(default: those of dante_gpt.py)")
+        experiment.set_defaults(run=partial(print_losses, variants))
+    experiment = experiments.add_parser("seeds", help="task09.py with other seeds")
+    experiment.add_argument("--model", help=f"(default: {task09.MODEL})")
+    experiment.add_argument("--seeds", type=int, default=10, help="(default: 10)")
+    experiment.set_defaults(run=print_seeds)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

