@@ -108,6 +108,7 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sc
 # Files of a repository to download: many repositories hold the weights in several formats.
 SETTINGS_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 WEIGHTS_FILES = ("*.safetensors", "pytorch_model*.bin")  # the first format that exists
+NETWORK_TIMEOUT = 10  # seconds until a Hub that does not respond counts as absent
 
 
 def find_model(
@@ -156,7 +157,8 @@ def fetch_from_hub(repository: str, patterns: list[str], **options: Any) -> Path
             if (folder.parents[1] / "trees" / f"{folder.name}.json").exists():
                 return folder
         try:  # snapshot_download itself waits for minutes for a server that does not respond
-            HfApi().repo_info(repository, repo_type=options.get("repo_type"), timeout=10)
+            kind = options.get("repo_type")
+            HfApi().repo_info(repository, repo_type=kind, timeout=NETWORK_TIMEOUT)
         except Exception:
             if folder:
                 return folder

@@ -38,66 +38,50 @@ REVIEW = (
     "amenities were top-notch. The only hiccup was a slight delay in room service, but that didn't "
     "overshadow the fantastic experience I had."
 )
-RULES = """\
+PROMPT = """\
 You answer the reviews of guests for the reception of the Riverview Hotel.
 Thank the guest for everything that the review praises.
 Apologise once, without excuses, for everything that it complains about.
 Never invent anything that the review does not say.
-"""
-REPLY = (
-    "Thank you for your kind review of the Riverview Hotel. We are delighted that you enjoyed "
-    "{praise}.{apology} We hope to welcome you again soon."
-)
-EXAMPLES = (  # a review, what it praises, and what it complains about
-    (
-        "Everything was perfect. The garden is a dream and the cook is an artist!",
-        "the garden and the cooking",
-        "",  # without a complaint there is no apology
-    ),
-    (
-        "The pool was marvellous and the cocktails were delicious. It took half an hour to get our "
-        "key.",
-        "the pool and the cocktails",
-        "the long wait for your key",
-    ),
-    (
-        "What a holiday! The sauna was great and the singer had a lovely voice.",
-        "the sauna and the singer",
-        "",
-    ),
-    (
-        "The porter helped us to find a taxi at five in the morning. The curtains in our room were "
-        "torn.",
-        "the help of the porter",
-        "the torn curtains in your room",
-    ),
-    (
-        "The suite was huge and we slept very well. Our window did not close, so it was cold.",
-        "the huge suite and a good sleep",
-        "the window that did not close",
-    ),
-    (
-        "A charming little garden with old trees. Sadly the corridors are dark and we could not "
-        "find our door.",
-        "the charming garden with old trees",
-        "the dark corridors",
-    ),
-    (
-        "The guide showed us the best beaches. The heating did not work in the dining room.",
-        "the help of the guide",
-        "the heating that did not work in the dining room",
-    ),
-)
 
+Review: Everything was perfect. The garden is a dream and the cook is an artist!
+Reply: Thank you for your kind review of the Riverview Hotel. We are delighted that you enjoyed \
+the garden and the cooking. We hope to welcome you again soon.
 
-def build_prompt(review: str) -> str:
-    """Return the rules, the solved examples, and the review that needs a reply."""
-    parts = [RULES]
-    for example, praise, complaint in EXAMPLES:
-        apology = f" We apologise for {complaint}." if complaint else ""
-        answer = REPLY.format(praise=praise, apology=apology)
-        parts.append(f"Review: {example}\nReply: {answer}\n")
-    return "\n".join([*parts, f"Review: {review}\nReply:"])
+Review: The pool was marvellous and the cocktails were delicious. It took half an hour to get our \
+key.
+Reply: Thank you for your kind review of the Riverview Hotel. We are delighted that you enjoyed \
+the pool and the cocktails. We apologise for the long wait for your key. We hope to welcome you \
+again soon.
+
+Review: What a holiday! The sauna was great and the singer had a lovely voice.
+Reply: Thank you for your kind review of the Riverview Hotel. We are delighted that you enjoyed \
+the sauna and the singer. We hope to welcome you again soon.
+
+Review: The porter helped us to find a taxi at five in the morning. The curtains in our room were \
+torn.
+Reply: Thank you for your kind review of the Riverview Hotel. We are delighted that you enjoyed \
+the help of the porter. We apologise for the torn curtains in your room. We hope to welcome you \
+again soon.
+
+Review: The suite was huge and we slept very well. Our window did not close, so it was cold.
+Reply: Thank you for your kind review of the Riverview Hotel. We are delighted that you enjoyed \
+the huge suite and a good sleep. We apologise for the window that did not close. We hope to \
+welcome you again soon.
+
+Review: A charming little garden with old trees. Sadly the corridors are dark and we could not \
+find our door.
+Reply: Thank you for your kind review of the Riverview Hotel. We are delighted that you enjoyed \
+the charming garden with old trees. We apologise for the dark corridors. We hope to welcome you \
+again soon.
+
+Review: The guide showed us the best beaches. The heating did not work in the dining room.
+Reply: Thank you for your kind review of the Riverview Hotel. We are delighted that you enjoyed \
+the help of the guide. We apologise for the heating that did not work in the dining room. We hope \
+to welcome you again soon.
+
+Review: {review}
+Reply:"""
 
 
 def reply(
@@ -140,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     device = common.select_device(arguments.device)
     model = common.load(AutoModelForCausalLM, folder).to(device)
 
-    prompt = build_prompt(" ".join(arguments.review.split()))
+    prompt = PROMPT.format(review=" ".join(arguments.review.split()))
     print(f"Prompt:\n{prompt}\n", file=sys.stderr)
     common.seed_everything(arguments.seed)
     with common.errors_in(folder):

@@ -10,9 +10,9 @@ probable one. A sentiment classifier does not work here: it reads the examples a
     python task10.py --model bundled                      a small model, without a network
     python task10.py --model DIR                          another encoder-decoder or decoder
 
-The statement writes its instruction after the text. Here it stands once, before the examples, so
-that each label directly follows its text. With the instruction between them, the bundled model
-gives all texts nearly the same probabilities.
+The statement writes its instruction after the text. Here it stands before the text, so that the
+label follows the text directly. With the instruction between the two, the bundled model gives all
+texts nearly the same probabilities.
 
 Takes seconds, after a download of 993 MB, shared with task 07. Expect POSITIVE, also from the
 bundled model. Standard error shows the prompt, and how the probability of "positive" changes
@@ -37,7 +37,7 @@ from task07 import GENERATIVE_MODEL as MODEL  # already downloaded for task 07
 
 LABELS = ("positive", "negative")
 TEXT = "The dinner we had was great and the service too."
-INSTRUCTION = "Classify the sentiment of each text as either positive or negative."
+INSTRUCTION = "Classify the sentiment of this sentence as either positive or negative."
 EXAMPLES = (  # one for each label, about other subjects than the text
     ("What a lovely film, I laughed from beginning to end.", "positive"),
     # The label of the last example is wrong for TEXT: a model that copied it would fail.
@@ -46,9 +46,10 @@ EXAMPLES = (  # one for each label, about other subjects than the text
 
 
 def build_prompt(text: str, examples: tuple[tuple[str, str], ...]) -> str:
-    """Return the instruction, the solved examples, and the text without its answer."""
-    solved = [f'Text: "{example}"\nSentiment: {label}' for example, label in examples]
-    return "\n\n".join([INSTRUCTION, *solved, f'Text: "{text}"\nSentiment:'])
+    """Return the solved examples and the text without its answer, each after the instruction."""
+    question = INSTRUCTION + '\nText: "{}"\nSentiment:'
+    solved = [f"{question.format(example)} {label}" for example, label in examples]
+    return "\n\n".join([*solved, question.format(text)])
 
 
 @torch.inference_mode()

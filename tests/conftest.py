@@ -127,6 +127,9 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/"
 
+    def handle_error(self, *_: object) -> None:
+        pass  # the client has gone
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
@@ -139,6 +142,8 @@ class Handler(BaseHTTPRequestHandler):
         content = self.server.files.get(path.rsplit("/", 1)[-1])
         if self.command == "GET":
             self.server.requests.append(path)
+        if behaviour == "silent":
+            threading.Event().wait(1)  # `time.sleep` may be patched
         if behaviour == "a captive portal":
             content = b"<html>Log in to use this network</html>"
         if content is None or behaviour == "missing":

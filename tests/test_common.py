@@ -147,6 +147,14 @@ def test_a_model_that_an_older_library_saved_is_used_or_completed(
     assert (find() / "model.safetensors").exists()
 
 
+def test_a_hub_that_does_not_respond_is_given_up(
+    hub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "NETWORK_TIMEOUT", 0.1)
+    hub.behaviour = "silent"
+    assert find() == stand_in()
+
+
 @pytest.mark.parametrize("behaviour", ["missing", "a captive portal", "breaks off"])
 def test_a_failed_download_is_one_line_and_a_later_one_succeeds(
     behaviour: str, hub: Server, capsys: pytest.CaptureFixture

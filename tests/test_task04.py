@@ -84,6 +84,15 @@ def test_selected_sentences_are_most_similar_to_the_mean_of_all(encoder: ModelAn
     assert task04.select_sentences(model, tokenizer, text) == expected
 
 
+def test_text_is_split_after_sentences_only(
+    encoder: ModelAndTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task04.select_sentences(
+        *encoder, "Dr. Smith paid 3.5 euros, e.g. for tea. Who? Me (or you).\n \nX"
+    )
+    only_line(capsys.readouterr().err, "sentences to select from: 4")
+
+
 def test_sentence_beyond_the_limit_is_not_selected(encoder: ModelAndTokenizer) -> None:
     long = "The harbour has ships and " + "ships and " * 30 + "ships."
     text = f"{long} The harbour has a ship. {long} {long}"

@@ -21,16 +21,20 @@ def chat(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> ModelAndTokenize
 def test_output_with_the_bundled_model(run: Run) -> None:
     code, out, err = run("task05", "--model", "bundled")
     assert (code, out) == (0, (EXPECTED / "task05.txt").read_text(encoding="utf-8"))
-    assert f"Prompt:\n{task05.build_prompt(task05.REVIEW)}\n" in err
+    assert f"Prompt:\n{task05.PROMPT.format(review=task05.REVIEW)}\n" in err
 
 
-def test_prompt_has_rules_solved_examples_and_the_review_last() -> None:
-    prompt = task05.build_prompt("Nice")
-    assert prompt.startswith(task05.RULES)
-    assert prompt.endswith("\nReview: Nice\nReply:")
-    replies = re.findall("^Reply: (.*)", prompt, re.MULTILINE)
-    complaints = [complaint for _, _, complaint in task05.EXAMPLES]
-    assert [" We apologise for " in reply for reply in replies] == list(map(bool, complaints))
+def test_replies_of_the_prompt_have_one_form_and_the_review_comes_last() -> None:
+    prompt = task05.PROMPT.format(review="{Nice}")
+    assert prompt.endswith("\n\nReview: {Nice}\nReply:")
+    form = (
+        r"Thank you for your kind review of the Riverview Hotel\. "
+        r"We are delighted that you enjoyed [\w ]+\.( We apologise for [\w ]+\.)? "
+        r"We hope to welcome you again soon\."
+    )
+    reviews, replies = (re.findall(f"^{key}: (.+)", prompt, re.M) for key in ("Review", "Reply"))
+    assert len(reviews) == len(replies) + 1
+    assert all(re.fullmatch(form, reply) for reply in replies)
 
 
 def test_reply_at_temperature_0_takes_the_most_likely_tokens(chat: ModelAndTokenizer) -> None:
@@ -69,6 +73,14 @@ def test_seed_matters_only_with_a_temperature(
         assert out.startswith("Customer review:\nNice\n\nHotel reponse to the customer:\n")
         outputs.append(out)
     assert [outputs.index(output) for output in outputs] == [0, 0, 2, 2, 4]
+
+
+def test_reply_is_printed_up_to_its_last_complete_sentence(
+    run: Run, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task05, "reply", lambda *_: "Thank\x1b you. We are")
+    _, out, _ = run("task05", "--model", checkpoints / task05.MODEL, "Nice")
+    assert out.endswith("customer:\nThank  you.\n")
 
 
 def test_text_ends_after_its_last_complete_sentence() -> None:

@@ -21,12 +21,12 @@ def test_output_with_the_bundled_model(run: Run) -> None:
 
 def test_prompt_has_one_solved_example_for_each_label_before_the_text() -> None:
     assert sorted(label for _, label in task10.EXAMPLES) == sorted(task10.LABELS)
+    question = "Classify the sentiment of this sentence as either positive or negative.\nText: "
     (first, positive), (second, negative) = task10.EXAMPLES
     assert task10.build_prompt(task10.TEXT, task10.EXAMPLES) == (
-        f"{task10.INSTRUCTION}\n\n"
-        f'Text: "{first}"\nSentiment: {positive}\n\n'
-        f'Text: "{second}"\nSentiment: {negative}\n\n'
-        f'Text: "{task10.TEXT}"\nSentiment:'  # without its answer
+        f'{question}"{first}"\nSentiment: {positive}\n\n'
+        f'{question}"{second}"\nSentiment: {negative}\n\n'
+        f'{question}"{task10.TEXT}"\nSentiment:'  # without its answer
     )
 
 
