@@ -10,8 +10,10 @@ import base64
 import hashlib
 import importlib.metadata
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     GPT2Tokenizer,
 )
@@ -56,7 +59,14 @@ def reader() -> Path:
     """Return the encoder with a head that finds answers in a text (CC BY-SA 4.0)."""
     path = TRAINED / "reader" / "adapter.safetensors"
     digest = "5d5cfa27350d7ab77f10e4d0efc1b4cde223c24644cc33291119a8309b8d26af"
-    return converted(path, digest, convert_reader)
+    return converted(path, digest, partial(merge_adapter, AutoModelForQuestionAnswering))
+
+
+def sentiment_encoder() -> Path:
+    """Return the encoder with a head that separates negative from positive texts (MIT)."""
+    path = TRAINED / "sentiment" / "adapter.safetensors"
+    digest = "ed02b09eff7459449b6855b451c602f6726035da7e7acb6fb41bc9f4a73e0437"
+    return converted(path, digest, partial(merge_adapter, AutoModelForSequenceClassification))
 
 
 def translator() -> Path:
@@ -124,19 +134,20 @@ def convert_chat_model(path: Path, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def convert_reader(path: Path, folder: Path) -> None:
-    """Save the bundled encoder with the trained head and the trained changes of its weights.
+def merge_adapter(auto_class: Any, path: Path, folder: Path) -> None:
+    """Save the bundled encoder with the trained changes of its weights, and a trained head.
 
-    The change of a weight is the product of two narrow matrices (LoRA, Hu et al. 2021).
+    The change of a weight is the product of two narrow matrices (LoRA, Hu et al. 2021). Other
+    weights of the adapter, such as those of the head, replace those of `auto_class`.
     """
     AutoTokenizer.from_pretrained(encoder(), local_files_only=True).save_pretrained(folder)
-    model = AutoModelForQuestionAnswering.from_pretrained(encoder(), local_files_only=True)
+    model = auto_class.from_pretrained(encoder(), local_files_only=True)
     weights, trained = model.state_dict(), load_file(path)
     for name, tensor in trained.items():
         layer, _, matrix = name.rpartition(".")
         if matrix == "up":
             weights[f"{layer}.weight"] += tensor.float() @ trained[f"{layer}.down"].float()
-        elif matrix != "down":  # the head
+        elif matrix != "down":
             weights[name].copy_(tensor)
     model.save_pretrained(folder)
 

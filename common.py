@@ -473,7 +473,10 @@ def complete_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder next to `path`; it replaces `path` on success.
 
     An old folder is removed only when the new one has its name. A link to a folder stays a link.
+    Raises `ScriptError` at once for anything else with this name, which would be lost.
     """
+    if os.path.lexists(path) and (not path.is_dir() or os.path.ismount(path.resolve())):
+        raise ScriptError(f"{path}: not a folder that can be replaced; rename it")
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:

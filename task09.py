@@ -6,7 +6,7 @@ fine-tuned for sentiment. Its head, the last layer, which turns a hidden state i
 label, is replaced by a new one: there label 1 is a happy text, while here label 1 is high risk.
 
     python task09.py
-    python task09.py --model bundled                  a general encoder, without a network
+    python task09.py --model bundled                  a smaller encoder, without a network
     python task09.py --predict "Where is my order?"   use the saved model, without training
 
 Takes seconds after a download of 268 MB. Expect an accuracy of 1.0 on the training texts and on the
@@ -125,12 +125,7 @@ def main(argv: list[str] | None = None) -> int:
             print_predictions(model, tokenizer, arguments.predict)
         return 0
 
-    is_usable = (
-        FOLDER.is_dir() and os.access(FOLDER, os.W_OK) and not os.path.ismount(FOLDER.resolve())
-    )
-    if os.path.lexists(FOLDER) and not is_usable:  # a file, or a link to nothing
-        raise common.ScriptError(f"{FOLDER}: not a folder that can be replaced; rename it")
-    folder = common.find_model(arguments.model, MODEL, bundled.encoder)
+    folder = common.find_model(arguments.model, MODEL, bundled.sentiment_encoder)
     tokenizer = common.load(AutoTokenizer, folder)
     common.seed_everything(arguments.seed)
     model = common.add_head(AutoModelForSequenceClassification, folder, LABELS).to(device)

@@ -3,17 +3,20 @@
     python tests/experiments.py ablation --text FILE    dante_gpt.py with one part changed
     python tests/experiments.py settings --text FILE    dante_gpt.py with other settings
     python tests/experiments.py seeds --model bundled   task09.py with ten seeds
+    python tests/experiments.py prompts --data FILE     task10.py with other examples
     python tests/experiments.py map --data DIR          lab_retrieval.py with other settings
 
 The first two train on the first eight tenths of the text, from each seed, and measure the loss on
 the ninth, so that the last tenth chooses nothing. They run one training per core, and each takes a
 quarter of an hour. Without --text, the text is that of dante_gpt.py. The third takes two minutes.
+The fourth takes a quarter of an hour. FILE has rated sentences, as for tests/make_sentiment.py.
 The last takes eight minutes and measures on held-out training claims of SciFact.
 """
 
 import argparse
 import math
 import os
+import random
 import statistics
 import sys
 from collections.abc import Callable, Iterable
@@ -30,7 +33,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the scripts
 
@@ -41,7 +49,9 @@ import inferno
 import lab_common
 import lab_data
 import lab_retrieval
+import make_sentiment
 import task09
+import task10
 from lab_retrieval import MAP, LinearMap, Split
 
 # --- Lab 1: a plain GPT -------------------------------------------------------------------------
@@ -226,7 +236,7 @@ def print_losses(names: Iterable[str], arguments: argparse.Namespace) -> None:
 
 def print_seeds(arguments: argparse.Namespace) -> None:
     """Print the probability of a high risk for the samples of task 09, from each seed."""
-    folder = common.find_model(arguments.model, task09.MODEL, bundled.encoder)
+    folder = common.find_model(arguments.model, task09.MODEL, bundled.sentiment_encoder)
     tokenizer = common.load(AutoTokenizer, folder)
     rows = []
     for seed in range(arguments.seeds):
@@ -239,6 +249,52 @@ def print_seeds(arguments: argparse.Namespace) -> None:
         print(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}  {text}")
     right = sum([value > 0.5 for value in row] == [False, True, True] for row in rows)
     print(f"low, high, high: {right} of {arguments.seeds} seeds")
+
+
+# --- Task 10: other prompts ---------------------------------------------------------------------
+
+SENTENCES = 400  # of product and film reviews; half of them may choose a prompt
+NEUTRAL = "The parcel has a label."
+MORE_EXAMPLES = (
+    ("The staff were kind and the bread was fresh.", "positive"),
+    ("I waited an hour and my soup was cold.", "negative"),
+)
+PROMPTS = {
+    "no example": (),
+    "positive, negative": task10.EXAMPLES,
+    "negative, positive": task10.EXAMPLES[::-1],
+    "two of each, negative last": task10.EXAMPLES + MORE_EXAMPLES,
+    "two of each, positive last": (task10.EXAMPLES + MORE_EXAMPLES)[::-1],
+}
+
+
+def print_prompts(arguments: argparse.Namespace) -> None:
+    """Print the accuracy of the prompts on two halves of some rated sentences.
+
+    A text is positive if its probability of "positive" is above a half; or, calibrated, above that
+    of a neutral text after the same examples (Zhao et al. 2021).
+    """
+    sentences = [
+        sentence
+        for part in make_sentiment.load_sentences(arguments.data)
+        for sentence in part
+        if sentence.source != "tweets" and abs(sentence.rating) >= make_sentiment.STRONG
+    ]
+    sentences = random.Random(0).sample(sentences, SENTENCES)
+    is_positive = np.array([sentence.rating > 0 for sentence in sentences])
+    folder = common.find_model(arguments.model, task10.MODEL, bundled.chat_model)
+    tokenizer = common.load(AutoTokenizer, folder)
+    model = common.load(AutoModelForCausalLM, folder)
+    print(f"{'accuracy on each half':40}{'first':>8}{'second':>8}  positive answers")
+    for name, examples in PROMPTS.items():
+        neutral, *values = (
+            task10.classify(model, tokenizer, task10.build_prompt(text, examples))["positive"]
+            for text in [NEUTRAL, *(sentence.text for sentence in sentences)]
+        )
+        for title, threshold in ((name, 0.5), (f"{name}, calibrated", neutral)):
+            called = np.array(values) > threshold  # (sentences,)
+            halves = [half.mean() for half in np.split(called == is_positive, 2)]
+            print(f"{title:40}{halves[0]:8.3f}{halves[1]:8.3f}{called.mean():8.3f}", flush=True)
 
 
 # --- Lab 3.3: other settings of the map ---------------------------------------------------------
@@ -299,6 +355,10 @@ def main() -> None:
     experiment.add_argument("--model", help=f"(default: {task09.MODEL})")
     experiment.add_argument("--seeds", type=int, default=10, help="(default: 10)")
     experiment.set_defaults(run=print_seeds)
+    experiment = experiments.add_parser("prompts", help="task10.py with other examples")
+    experiment.add_argument("--data", type=Path, metavar="FILE", required=True)
+    experiment.add_argument("--model", help=f"(default: {task10.MODEL})")
+    experiment.set_defaults(run=print_prompts)
     experiment = experiments.add_parser("map", help="lab_retrieval.py with other settings")
     experiment.add_argument("--data", type=Path, metavar="DIR", help="folder with SciFact")
     experiment.add_argument("--model", help=f"(default: {lab_retrieval.MODEL})")

@@ -22,7 +22,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import AutoTokenizer, BertForQuestionAnswering, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BertForQuestionAnswering,
+    BertModel,
+    PreTrainedTokenizerBase,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of the scripts
 
@@ -42,10 +47,10 @@ LEARNING_RATE = 1e-3  # the highest of the one-cycle schedule
 class LowRank(nn.Module):
     """Add the product of two narrow matrices to a weight. Only these are trained."""
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, height: int, width: int, rank: int) -> None:
         super().__init__()
-        self.down = nn.Parameter(torch.randn(RANK, width) / width**0.5)
-        self.up = nn.Parameter(torch.zeros(height, RANK))  # at first nothing is added
+        self.down = nn.Parameter(torch.randn(rank, width) / width**0.5)
+        self.up = nn.Parameter(torch.zeros(height, rank))  # at first nothing is added
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the changed weight, (height, width)."""
@@ -92,12 +97,18 @@ def encode_questions(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> li
 
 def make_model() -> BertForQuestionAnswering:
     """Return the bundled encoder with a new head and trainable low-rank matrices."""
-    model = BertForQuestionAnswering.from_pretrained(bundled.encoder()).requires_grad_(False)
-    model.qa_outputs.requires_grad_(True)
-    for layer in model.bert.encoder.layer.modules():
-        if isinstance(layer, nn.Linear):
-            parametrize.register_parametrization(layer, "weight", LowRank(*layer.weight.shape))
+    model = BertForQuestionAnswering.from_pretrained(bundled.encoder())
+    add_low_rank(model.bert, RANK)
     return model
+
+
+def add_low_rank(encoder: BertModel, rank: int) -> None:
+    """Freeze an encoder, and add trainable low-rank matrices to each linear layer of its blocks."""
+    encoder.requires_grad_(False)
+    for layer in encoder.encoder.modules():
+        if isinstance(layer, nn.Linear):
+            low_rank = LowRank(*layer.weight.shape, rank)
+            parametrize.register_parametrization(layer, "weight", low_rank)
 
 
 def train(model: BertForQuestionAnswering, questions: list[Question]) -> None:
@@ -130,15 +141,14 @@ def train(model: BertForQuestionAnswering, questions: list[Question]) -> None:
         print(f"epoch {epoch + 1}: loss {np.mean(losses):.3f}", flush=True)
 
 
-def save_adapter(model: BertForQuestionAnswering) -> None:
-    """Save the head and the low-rank matrices in float16."""
-    tensors = {f"qa_outputs.{name}": weight for name, weight in model.qa_outputs.named_parameters()}
-    for name, layer in model.named_modules():
-        if parametrize.is_parametrized(layer):
-            low_rank = layer.parametrizations.weight[0]
-            tensors |= {f"{name}.down": low_rank.down, f"{name}.up": low_rank.up}
-    halves = {name: tensor.detach().half().contiguous().cpu() for name, tensor in tensors.items()}
-    with common.complete_file(bundled.TRAINED / "reader" / "adapter.safetensors") as path:
+def save_adapter(model: nn.Module, name: str) -> None:
+    """Save the trained weights, low-rank matrices and others, as a bundled adapter in float16."""
+    halves = {
+        weight_name.replace("parametrizations.weight.0.", ""): weight.detach().half().cpu()
+        for weight_name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+    with common.complete_file(bundled.TRAINED / name / "adapter.safetensors") as path:
         save_file(halves, path)
 
 
@@ -171,7 +181,7 @@ def main() -> int:
     questions = encode_questions(tokenizer, training)
     print(f"{len(questions):,} questions to train on, {len(held_out):,} held out", flush=True)
     train(model, questions)
-    save_adapter(model)
+    save_adapter(model, "reader")
     print_scores(model, tokenizer, held_out)
     return 0
 

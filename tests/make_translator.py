@@ -371,6 +371,7 @@ def main() -> int:
             score = chrf(model, tokenizer, held_out[name][:200], beams=1)
             print(f"step {training.step}: loss {loss:.3f}; {name}: chrF {score:.1f}", flush=True)
     model.generation_config.num_beams = BEAMS
+    model.generation_config.max_length = model.config.max_position_embeddings
     with common.complete_folder(bundled.TRAINED / "translator") as output:
         model.half().save_pretrained(output)
         tokenizer.save_pretrained(output)

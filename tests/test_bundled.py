@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedTokenizerBase
 
 import bundled
 import common
@@ -50,7 +50,11 @@ def test_a_changed_file_of_the_project_is_not_used(
 ) -> None:
     monkeypatch.setattr(bundled, "TRAINED", tmp_path)
     monkeypatch.setattr(bundled, "CONVERTED", tmp_path / "converted")
-    models = {"translator/model": bundled.translator, "reader/adapter": bundled.reader}
+    models = {
+        "translator/model": bundled.translator,
+        "reader/adapter": bundled.reader,
+        "sentiment/adapter": bundled.sentiment_encoder,
+    }
     for name, model in models.items():
         path = tmp_path / f"{name}.safetensors"
         with pytest.raises(common.ScriptError, match=r"safetensors .FileNotFoundError"):
@@ -136,7 +140,7 @@ def ranks() -> dict[bytes, int]:
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
-    """Convert the vocabulary anew; the folder of the project may hold an older conversion."""
+    """Convert the vocabulary again; the folder of the project may hold an older conversion."""
     folder = tmp_path_factory.mktemp("tokenizer")
     path = bundled.package_file("openai-whisper", "gpt2.tiktoken")
     bundled.convert_vocabulary(path, folder)
@@ -166,7 +170,9 @@ def test_an_adapter_is_added_to_its_layer_and_the_head_replaced(tmp_path: Path) 
     up, down, head = torch.rand(1536, 3).half(), torch.rand(3, 384).half(), torch.rand(2).half()
     adapter = {f"{layer}.up": up, f"{layer}.down": down, "qa_outputs.bias": head}
     save_file(adapter, tmp_path / "adapter.safetensors")
-    bundled.convert_reader(tmp_path / "adapter.safetensors", tmp_path / "merged")
+    bundled.merge_adapter(
+        AutoModelForQuestionAnswering, tmp_path / "adapter.safetensors", tmp_path / "merged"
+    )
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     before = load_file(bundled.encoder() / "model.safetensors")
     for name, weight in merged.items():

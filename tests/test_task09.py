@@ -58,9 +58,10 @@ def test_output_equals_the_recorded_one(run: Run) -> None:
     assert predictions.splitlines() == output.splitlines()[-3:]
 
 
-def test_unhappy_training_texts_are_high_risk() -> None:
+def test_unhappy_texts_are_high_risk_in_the_recorded_output() -> None:
     lines = (EXPECTED / "task09.txt").read_text(encoding="utf-8").splitlines()
-    assert [line[:9] for line in lines[:4]] == ["high risk"] * 2 + ["low risk "] * 2
+    labels = [line.partition(" ")[0] for line in lines if " risk " in line]
+    assert labels == ["high", "high", "low", "low", "high", "low", "low", "high", "high"]
 
 
 def test_head_is_new_and_encoder_is_that_of_the_checkpoint(
