@@ -516,10 +516,10 @@ def main(argv: list[str] | None = None) -> int:
             print_difference(rows, row, baseline)
     _, curve, model, weight = trainings["map"]
     draw_curve(curve)
-    content = {"name": name, "titles": collection.titles, "abstracts": collection.abstracts}
-    content |= {"model": str(folder.resolve()), "pooling": own, "documents": documents.cpu()}
-    content |= {"map": model.weight.data.cpu(), "weight": weight, "bm25": [k1, b]}
-    common.save_tensors(common.RESULTS / SAVED, content)
+    saved: dict[str, Any] = {"name": name, "model": str(folder.resolve()), "pooling": own}
+    saved |= {"titles": collection.titles, "abstracts": collection.abstracts, "bm25": [k1, b]}
+    saved |= {"documents": documents.cpu(), "map": model.weight.data.cpu(), "weight": weight}
+    common.save_tensors(common.RESULTS / SAVED, saved)
     return 0
 
 
