@@ -64,7 +64,6 @@ A = [round(0.1 * step, 1) for step in range(11)]  # weights of a trained model i
 BATCH = 32  # claims
 SEEDS = 3  # of trainings on all training claims, whose measures are averaged
 RESAMPLES = 10_000  # of the test claims, for a confidence interval
-SAVED = "lab_retrieval.pt"  # in results/: the last run, for --query
 SHOWN = 5  # documents printed for --query
 
 
@@ -245,15 +244,14 @@ def train(
     """
     common.seed_everything(seed)
     model = copy.deepcopy(start).eval()  # without dropout
-    # (claims, documents), the probabilities that the softmax should have
-    targets = torch.zeros(len(split.claims), len(documents), device=documents.device)
-    for row, claim in zip(targets, split.claims, strict=True):
-        row[[*claim.relevant]] = 1 / len(claim.relevant)
 
     def batch_loss(batch: list[int]) -> torch.Tensor:
+        targets = torch.zeros(len(batch), len(documents), device=documents.device)
+        for row, claim in enumerate(batch):
+            relevant = list(split.claims[claim].relevant)
+            targets[row, relevant] = 1 / len(relevant)  # a probability
         vectors = normalize(model(split.inputs[batch]))  # (batch, width)
-        logits = vectors @ documents.T / setting.temperature  # (batch, documents)
-        return cross_entropy(logits, targets[batch])
+        return cross_entropy(vectors @ documents.T / setting.temperature, targets)
 
     batches = lab_common.random_batches(len(split.claims), BATCH, setting.epochs)
     # weight decay would pull the map to zero, not to the identity
@@ -399,12 +397,13 @@ def encode(encoder: Any, tokenizer: Any, texts: list[str]) -> dict[str, torch.Te
     return {kind: torch.from_numpy(features[kind]).to(encoder.device) for kind in POOLINGS}
 
 
-def answer_query(query: str, device: torch.device) -> None:
-    """Print the documents of the last run that are best for a query, with their closest sentences.
+def answer_query(query: str, path: Path, device: torch.device) -> None:
+    """Print the documents of a saved run that are best for a query, with their closest sentences.
 
     Raises `ScriptError` if no run was saved.
     """
-    path = common.RESULTS / SAVED
+    if not query.strip():
+        raise common.ScriptError("--query is empty; give a sentence to search for")
     if not path.exists():
         raise common.ScriptError(f"{path}: no such file; run the script once without --query")
     saved = common.load_tensors(path, device)
@@ -439,7 +438,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", choices=("scifact", "docstrings"), help=text)
     parser.add_argument("--query", metavar="TEXT", help="search the documents of the last run")
     parser.add_argument("--finetune", action="store_true", help="also train the encoder")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.query is not None and (arguments.data or arguments.dataset or arguments.model):
+        parser.error("--query searches the last run; leave out --data, --dataset and --model")
+    return arguments
 
 
 def load_collection(arguments: argparse.Namespace) -> tuple[str, Collection]:
@@ -463,8 +465,9 @@ def main(argv: list[str] | None = None) -> int:
     """Rank the documents in every way; with --query, show the best documents for one query."""
     arguments = parse_arguments(argv)
     device = common.select_device(arguments.device)
-    if arguments.query:
-        answer_query(arguments.query, device)
+    path = common.RESULTS / f"lab_retrieval{'_quick' * arguments.quick}.pt"  # for --query
+    if arguments.query is not None:
+        answer_query(arguments.query, path, device)
         return 0
     name, collection = load_collection(arguments)
     claims = collection.claims
@@ -519,7 +522,7 @@ def main(argv: list[str] | None = None) -> int:
     saved: dict[str, Any] = {"name": name, "model": str(folder.resolve()), "pooling": own}
     saved |= {"titles": collection.titles, "abstracts": collection.abstracts, "bm25": [k1, b]}
     saved |= {"documents": documents.cpu(), "map": model.weight.data.cpu(), "weight": weight}
-    common.save_tensors(common.RESULTS / SAVED, saved)
+    common.save_tensors(path, saved)
     return 0
 
 

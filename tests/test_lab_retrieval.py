@@ -247,7 +247,7 @@ def test_test_judgements_change_no_choice_and_no_weight(folder: Path, run: Run) 
         write_judgements(folder, "test", {row: row * step % 40 for row in range(30, 60)})
         code, out, err = run("lab_retrieval", "--data", folder)
         assert code == 0, err
-        content = common.load_tensors(common.RESULTS / lab_retrieval.SAVED)
+        content = common.load_tensors(common.RESULTS / "lab_retrieval.pt")
         names = re.findall(r"^((?:BM25|map).*?)\s{2,}", out, re.MULTILINE)  # with the settings
         saved.append((content.pop("map"), content.pop("documents"), content, names))
     assert torch.equal(saved[0][0], saved[1][0])
@@ -303,3 +303,22 @@ def test_query_prints_the_best_documents_of_the_last_run_without_control_charact
     assert "\x1b" not in out
     code, out, _ = run("lab_retrieval", "--query", "to be or not to be")  # stop words alone
     assert (code, len(out.splitlines())) == (0, 2 * lab_retrieval.SHOWN)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["--query", " "], 1, "--query is empty"),
+        (
+            ["--query", "x", "--dataset", "docstrings"],
+            2,
+            "--query searches the last run; leave out",
+        ),
+    ],
+)
+def test_a_query_that_would_be_answered_wrongly_is_an_error(
+    arguments: list[str], code: int, problem: str, run: Run
+) -> None:
+    found, out, err = run("lab_retrieval", *arguments)
+    assert (found, out) == (code, "")
+    assert problem in err.splitlines()[-1]
