@@ -46,23 +46,17 @@ def split_files(folder: Path, suffix: str) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.exists()}
 
 
-def read_jsonl(path: Path, **types: type) -> dict[int, dict[str, Any]]:
-    """Read a file with one JSON object per line, each with these keys and types of values.
+def read_jsonl(path: Path, parse: Callable[[dict[str, Any]], T]) -> list[T]:
+    """Return `parse` of the JSON object in each line of a file. Blank lines are skipped.
 
-    Returns the objects by their line numbers, from 1. Blank lines are skipped. Raises
-    `ScriptError` naming file and line of the first error.
+    Raises `ScriptError` naming file and line of the first error.
     """
-    rows = {}
+    rows = []
     lines = common.read_text(path).split("\n")  # str.splitlines would also split at U+2028
     for number, line in enumerate(lines, start=1):
         if line.strip():
             with common.errors_in(f"{path}: line {number}"):
-                row = rows[number] = json.loads(line)
-                for key, kind in types.items():
-                    if not isinstance(row[key], kind):
-                        raise TypeError(
-                            f"{key!r} is {row[key]!r}; its type must be {kind.__name__}"
-                        )
+                rows.append(parse(json.loads(line)))
     if not rows:
         raise common.ScriptError(f"{path}: the file is empty")
     return rows
@@ -73,10 +67,9 @@ def load_or_docstrings(
 ) -> tuple[str, T]:
     """Return the name of a data set and the result of `load(name, path)`.
 
-    The name is that of --dataset, whose choices are in the parser of the script. Without that
-    option it is empty if --data names a path, else `default`. If the default cannot be loaded, the
-    name is "docstrings", with a note on standard error. Raises `ScriptError` if the options name
-    two sources.
+    The name is that of --dataset. Without that option it is empty if --data names a path, else
+    `default`. If the default cannot be loaded, the name is "docstrings", with a note on standard
+    error. Raises `ScriptError` if the options name two sources.
     """
     if arguments.data and arguments.dataset == "docstrings":
         raise common.ScriptError(
@@ -97,17 +90,20 @@ def remove_duplicates(splits: dict[str, list[T]], text: Callable[[T], str]) -> d
     """Return the splits without rows whose text is also in a later split; print how many.
 
     `text` returns the text of a row. Texts that differ only in case or whitespace are equal. A
-    model that has seen a test text in training would look better than it is.
+    model that has seen a test text in training would look better than it is. Raises `ScriptError`
+    if a split is empty afterwards.
     """
-    kept: dict[str, list[T]] = {}
+    kept, counts = dict(splits), []
     later: set[str] = set()  # texts of the later splits
-    for name in [name for name in reversed(SPLITS) if name in splits]:
+    for name in sorted(splits, key=SPLITS.index, reverse=True):
         keys = [" ".join(text(row).lower().split()) for row in splits[name]]
         kept[name] = [row for row, key in zip(splits[name], keys, strict=True) if key not in later]
+        if not kept[name]:
+            raise common.ScriptError(f"too few texts: none is left for the split {name}")
+        counts.append(f"{len(keys) - len(kept[name])} {name}")
         later.update(keys)
-    kept = {name: kept[name] for name in splits}
-    counts = [f"{len(rows) - len(kept[name])} {name}" for name, rows in splits.items()][:-1]
-    print(f"left out, because a later split has the same text: {', '.join(counts)}")
+    removed = ", ".join(reversed(counts[1:]))
+    print(f"left out, because a later split has the same text: {removed}")
     return kept
 
 
@@ -167,10 +163,7 @@ def load_labelled_texts(dataset: str, path: Path | None) -> dict[str, list[Label
 def draw(
     rows: list[LabelledText], size: int | float, seed: int
 ) -> tuple[list[LabelledText], list[LabelledText]]:
-    """Draw `size` random rows, or that fraction of them, stratified by label.
-
-    Returns the other rows and those drawn.
-    """
+    """Draw `size` rows, or that fraction, stratified by label. Return the others and the drawn."""
     labels = [row.label for row in rows]
     others, drawn = train_test_split(rows, test_size=size, stratify=labels, random_state=seed)
     return others, drawn
@@ -203,10 +196,8 @@ def encode_labels(
     """Return the labels of each split as numbers from 0, and their names.
 
     The labels "0", "1", … get these `names`, if there are as many. Other labels name themselves.
-    Raises `ScriptError` if a split is empty or if a label has no training texts.
+    Raises `ScriptError` if a label has no training texts.
     """
-    if empty := [name for name, rows in splits.items() if not rows]:
-        raise common.ScriptError(f"too few texts: none is left for {' and '.join(empty)}")
     encoder = LabelEncoder().fit([row.label for row in splits["train"]])
     numbers = {}
     for name, rows in splits.items():
@@ -219,8 +210,6 @@ def encode_labels(
 
 # --- 3. Questions, of exercise 3.2 ---------------------------------------------------------------
 
-EXAMPLE = '{"question": "Ice is", "choices": ["cold", "hot"], "answer": 0}'
-
 
 @dataclass
 class Question:
@@ -232,9 +221,10 @@ class Question:
 
 
 def parse_question(row: dict[str, Any]) -> Question:
-    """Return the question in a row of the form of `EXAMPLE`, or of OpenBookQA's.
+    """Return the question in {"question": "Ice is", "choices": ["cold", "hot"], "answer": 0}.
 
-    The answer is an index from 0 or a letter. Raises an error if the row has another form.
+    The answer is an index from 0 or a letter. A row of OpenBookQA has other keys. Raises an error
+    if the row has another form.
     """
     if "question_stem" in row:  # OpenBookQA
         text, answer = row["question_stem"], row["answerKey"]
@@ -250,25 +240,14 @@ def parse_question(row: dict[str, Any]) -> Question:
     return Question(text, choices, names.index(str(answer)))
 
 
-def read_questions(path: Path) -> list[Question]:
-    """Read a file with one question per line, as JSON: see `parse_question`.
-
-    Raises `ScriptError` naming file and line of the first error.
-    """
-    questions = []
-    for number, row in read_jsonl(path).items():
-        with common.errors_in(f"{path}: line {number} is not a question such as {EXAMPLE}"):
-            questions.append(parse_question(row))
-    return questions
-
-
 def load_questions(dataset: str, folder: Path | None) -> dict[str, list[Question]]:
-    """Read the training, test and, if there are any, validation questions.
+    """Return the questions of each split from a folder, the Hub or docstrings.
 
-    They come from a folder, or else from the Hub.
+    A folder may have no validation questions.
     """
     if folder is not None:
-        return {name: read_questions(path) for name, path in split_files(folder, ".jsonl").items()}
+        files = split_files(folder, ".jsonl")
+        return {name: read_jsonl(path, parse_question) for name, path in files.items()}
     if dataset == "docstrings":
         return docstring_questions()
     tables = {name: hub_table("allenai/openbookqa", f"main/{name}") for name in SPLITS}
@@ -289,6 +268,7 @@ class Claim(NamedTuple):
 
     text: str
     relevant: dict[int, int]  # the index of each relevant document, and its grade, 1 or more
+    is_new: bool = False  # whether it is a test claim about documents that no training claim cites
 
 
 @dataclass
@@ -305,13 +285,19 @@ class Collection:
         return [f"{title} {abstract}".strip() for title, abstract in pairs]
 
 
-def rows_by_id(rows: list[dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
-    """Return documents or claims by their ids. Raises `ScriptError` if two have the same id."""
-    table = {row["_id"]: row for row in rows}
-    if len(table) < len(rows):
-        repeated, _ = Counter(row["_id"] for row in rows).most_common(1)[0]
-        raise common.ScriptError(f"{source}: two rows have the _id {repeated!r}; remove one")
-    return table
+def parse_text(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the id, the title and the text of a document or a claim in BEIR's form."""
+    fields = row["_id"], row.get("title") or "", row["text"]  # claims have no title
+    if not all(isinstance(field, str) for field in fields):
+        raise TypeError("the _id, the title and the text must be strings")
+    return fields
+
+
+def check_ids(rows: list[tuple[str, str, str]], source: str) -> None:
+    """Raise `ScriptError` if two documents or claims have the same id."""
+    key, count = Counter(key for key, _, _ in rows).most_common(1)[0]
+    if count > 1:
+        raise common.ScriptError(f"{source}: two rows have the _id {key!r}; remove one")
 
 
 def read_judgements(
@@ -323,19 +309,14 @@ def read_judgements(
     indices. A score is a grade; above 0 it means relevant. Judgements of unknown ids are skipped,
     with a note. Raises `ScriptError` if a score is not an integer, or if no document is relevant.
     """
-    relevant: dict[str, dict[int, int]] = {}
-    skipped = 0
-    with common.errors_in(f"{source}: the columns must be {', '.join(JUDGEMENT)}"):
-        table = table[JUDGEMENT]
-    for row, (claim, document, score) in enumerate(table.itertuples(index=False), start=2):
-        with common.errors_in(f"{source}: row {row}"):
-            grade = int(score)
-        if claim not in texts or document not in documents:
-            skipped += 1
-        elif grade > 0:
-            relevant.setdefault(claim, {})[documents[document]] = grade
-    if skipped:
+    with common.errors_in(f"{source}: the columns must be {', '.join(JUDGEMENT)}, an integer"):
+        table = table[JUDGEMENT].astype({"score": int})
+    known = table[table["query-id"].isin(texts) & table["corpus-id"].isin(documents)]
+    if skipped := len(table) - len(known):
         common.note(f"{source}: {skipped} judgements of unknown claims or documents are skipped")
+    relevant: dict[str, dict[int, int]] = {}
+    for claim, document, grade in known[known["score"] > 0].itertuples(index=False):
+        relevant.setdefault(claim, {})[documents[document]] = grade
     if not relevant:
         raise common.ScriptError(f"{source}: no document is relevant to any claim")
     return [Claim(texts[claim], grades) for claim, grades in relevant.items()]
@@ -345,15 +326,16 @@ def load_collection(dataset: str, folder: Path | None) -> Collection:
     """Return a collection from a folder in BEIR's form, or one by its name."""
     if folder is not None:
         common.check_folder(folder, *FILES)
-        corpus, queries = (
-            list(read_jsonl(folder / name, _id=str, text=str).values()) for name in FILES[:2]
-        )
+        corpus, queries = (read_jsonl(folder / name, parse_text) for name in FILES[:2])
         tables = [common.read_csv(folder / name) for name in FILES[2:]]
     elif dataset == "docstrings":
         corpus, queries, tables = docstring_collection()
     else:
         corpus, queries = (
-            hub_table("BeIR/scifact", f"{name}/{name}").to_dict("records")
+            [
+                parse_text(row)
+                for row in hub_table("BeIR/scifact", f"{name}/{name}").to_dict("records")
+            ]
             for name in ("corpus", "queries")
         )
         tables = [
@@ -361,18 +343,16 @@ def load_collection(dataset: str, folder: Path | None) -> Collection:
             for split in ("train", "test")
         ]
     sources = [str((folder or Path(dataset)) / name) for name in FILES]
-    documents = rows_by_id(corpus, sources[0])
-    claims = rows_by_id(queries, sources[1])
-    if len(documents) < 2:
-        raise common.ScriptError(f"{sources[0]}: there is only one document; a ranking needs two")
-    texts = {key: row["text"] for key, row in claims.items()}
-    indices = {key: index for index, key in enumerate(documents)}
+    check_ids(corpus, sources[0])
+    check_ids(queries, sources[1])
+    ids, titles, abstracts = zip(*corpus, strict=True)
+    texts = {key: text for key, _, text in queries}
+    indices = {key: index for index, key in enumerate(ids)}
     train, test = (
         read_judgements(table, source, texts, indices)
         for source, table in zip(sources[2:], tables, strict=True)
     )
-    titles = [str(row.get("title") or "") for row in corpus]  # not every collection has them
-    return Collection(titles, [row["text"] for row in corpus], {"train": train, "test": test})
+    return Collection([*titles], [*abstracts], {"train": train, "test": test})
 
 
 # --- 5. Docstrings of installed libraries --------------------------------------------------------
@@ -485,16 +465,16 @@ def docstring_questions() -> dict[str, list[Question]]:
     return questions
 
 
-def docstring_collection() -> tuple[list[dict], list[dict], list[pd.DataFrame]]:
-    """Return documents, claims, and the judgements for training and testing, in BEIR's form.
+def docstring_collection() -> tuple[list[tuple], list[tuple], list[pd.DataFrame]]:
+    """Return documents, claims, and the judgements for training and testing, as from a folder.
 
     The claims are the summaries of functions, and the documents are their descriptions. Training
     and test claims are about different modules.
     """
     splits = split_docstrings(by="module")
     rows = [*splits["train"], *splits["validation"], *splits["test"]]
-    documents = [{"_id": str(i), "text": row.description} for i, row in enumerate(rows)]
-    claims = [{"_id": str(i), "text": row.summary} for i, row in enumerate(rows)]
+    documents = [(str(i), "", row.description) for i, row in enumerate(rows)]
+    claims = [(str(i), "", row.summary) for i, row in enumerate(rows)]
     pairs = [(str(i), str(i), "1") for i in range(len(rows))]  # each summary has one document
     judgements = pd.DataFrame(pairs, columns=JUDGEMENT)
     cut = len(rows) - len(splits["test"])

@@ -25,13 +25,13 @@ Takes four to seven minutes, most of them for encoding the abstracts; --finetune
 Expect an nDCG@10 of 0.77, and of 0.75 for claims about new abstracts.
 """
 
+import argparse
 import copy
 import os
 import re
-import zlib
-from collections.abc import Callable
 from itertools import product
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads yield the CPU
 
@@ -40,15 +40,12 @@ import numpy as np
 import pandas as pd
 import Stemmer
 import torch
-from bm25s.tokenization import Tokenized
 from matplotlib.figure import Figure
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.stats import rankdata
+from scipy.cluster.hierarchy import DisjointSet
 from sklearn.model_selection import GroupKFold
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer
 
 import bundled
 import common
@@ -62,7 +59,6 @@ QUICK_DOCUMENTS = 300  # documents of a quick run
 K1 = (0.9, 1.2, 1.5, 2.0)  # of BM25; with a smaller k1 repeated words count less
 B = (0.2, 0.3, 0.4, 0.5, 0.75)  # of BM25; with a larger b long documents count less
 WEIGHTS = [round(0.05 * step, 2) for step in range(21)]  # of BM25 in a weighted sum
-RANK_CONSTANT = 60  # of reciprocal rank fusion, the value of its authors
 FOLDS = 5  # of the training claims
 A = [round(0.1 * step, 1) for step in range(11)]  # weights of a trained model in an interpolation
 BATCH = 32  # claims
@@ -72,29 +68,29 @@ SHOWN = 5  # documents printed for --query
 
 
 class Setting(NamedTuple):
-    """Settings of a training."""
+    """Settings of a training, and the name of the model that is trained."""
 
+    name: str
     epochs: int
     learning_rate: float
     temperature: float  # divides the cosines, which differ too little for a softmax
 
 
 # chosen on the held-out claims: tests/expected/lab_retrieval_settings.txt; 20 epochs are as good
-MAP = Setting(10, 1e-3, 0.05)
-TUNING = Setting(6, 2e-4, 0.03)  # of --finetune; no others were compared
+MAP = Setting("map", 10, 1e-3, 0.05)
+TUNING = Setting("encoder", 6, 2e-4, 0.03)  # of --finetune; no others were compared
 
 
 class Split(NamedTuple):
     """Claims, and how the two kinds of retrieval read them."""
 
     claims: list[Claim]
-    bm25: np.ndarray  # standardised scores, (claims, documents)
-    inputs: list  # of the trained model: the features of each claim, (width,), or its token ids
+    bm25: np.ndarray  # scores, (claims, documents)
+    inputs: torch.Tensor | np.ndarray  # of the trained model: features (claims, width), or texts
 
     def part(self, rows: np.ndarray) -> "Split":
         """Return some of the claims."""
-        inputs = [self.inputs[row] for row in rows]
-        return Split([self.claims[row] for row in rows], self.bm25[rows], inputs)
+        return Split([self.claims[row] for row in rows], self.bm25[rows], self.inputs[rows])
 
 
 def thin_out(collection: Collection, size: int) -> Collection:
@@ -114,72 +110,81 @@ def thin_out(collection: Collection, size: int) -> Collection:
 # --- 1. Measures, from 0 to 1 for each claim -----------------------------------------------------
 
 
-def relevant_ranks(scores: np.ndarray, claims: list[Claim]) -> list[np.ndarray]:
-    """Return the ranks, from 1, of the documents that are relevant to each claim.
+def ndcg(ranks: np.ndarray, grades: np.ndarray) -> float:
+    """Return the nDCG@10 of a claim (Järvelin and Kekäläinen 2002).
 
-    `scores` is (claims, documents). Documents with equal scores keep their order.
+    `ranks` and `grades` are those of its relevant documents, (relevant,) each. A document among the
+    first ten adds its grade times a discount: 1 at rank 1, 0.63 at rank 2, 0.29 at rank 10. The sum
+    is divided by that of the best ranking, so 1 is perfect.
     """
-    return [
-        np.array([1 + (row > row[i]).sum() + (row[:i] == row[i]).sum() for i in claim.relevant])
-        for row, claim in zip(scores, claims, strict=True)
-    ]
+    best_grades = np.sort(grades)[::-1][:10]
+    best_ranks = np.arange(1, 1 + len(best_grades))
+    gain = (grades / np.log2(1 + ranks))[ranks <= 10].sum()
+    return gain / (best_grades / np.log2(1 + best_ranks)).sum()
 
 
-def ndcg(scores: np.ndarray, claims: list[Claim]) -> np.ndarray:
-    """Return the nDCG@10 of each claim: (claims,) (Järvelin and Kekäläinen 2002).
+def measure_claim(scores: np.ndarray, claim: Claim) -> dict[str, float]:
+    """Return the measures of a claim. `scores` is (documents,); equal scores keep their order.
 
-    Each relevant document among the first ten adds its grade times a discount: 1 at rank 1, 0.63 at
-    rank 2, 0.29 at rank 10. The sum is divided by that of the best ranking, so 1 is perfect.
+    Recall is the fraction of the relevant documents among the first 10 or 100. MRR is 1 / rank of
+    the first relevant document, or 0 below rank 10. `new` is nDCG@10, or NaN if a training claim
+    cites the same document.
     """
-    values = []
-    for ranks, claim in zip(relevant_ranks(scores, claims), claims, strict=True):
-        grades = np.array(list(claim.relevant.values()))
-        best_grades = np.sort(grades)[::-1][:10]
-        best_ranks = np.arange(1, 1 + len(best_grades))
-        gain = (grades / np.log2(1 + ranks))[ranks <= 10].sum()
-        values.append(gain / (best_grades / np.log2(1 + best_ranks)).sum())
-    return np.array(values)
+    ranks = np.array(
+        [1 + (scores > scores[i]).sum() + (scores[:i] == scores[i]).sum() for i in claim.relevant]
+    )
+    value = ndcg(ranks, np.array([*claim.relevant.values()]))
+    return {
+        "nDCG@10": value,
+        "Recall@10": (ranks <= 10).mean(),
+        "Recall@100": (ranks <= 100).mean(),
+        "MRR@10": 1 / ranks.min() if ranks.min() <= 10 else 0.0,
+        "new": value if claim.is_new else np.nan,
+    }
 
 
-def recall(scores: np.ndarray, claims: list[Claim], depth: int) -> np.ndarray:
-    """Return the fraction of each claim's relevant documents among the first `depth`: (claims,)."""
-    return np.array([(ranks <= depth).mean() for ranks in relevant_ranks(scores, claims)])
+def measure(all_scores: list[np.ndarray], claims: list[Claim]) -> pd.DataFrame:
+    """Return the measures of each claim, given the scores, (claims, documents), of each seed."""
+    seeds, numbers = range(len(all_scores)), range(len(claims))
+    lines = [measure_claim(all_scores[seed][i], claims[i]) for seed in seeds for i in numbers]
+    return pd.DataFrame(
+        lines, pd.MultiIndex.from_product([seeds, numbers], names=["seed", "claim"])
+    )
 
 
-def reciprocal_rank(scores: np.ndarray, claims: list[Claim]) -> np.ndarray:
-    """Return 1 / rank of each claim's first relevant document, or 0 below rank 10: (claims,).
-
-    The mean over the claims is the MRR@10.
-    """
-    first = np.array([ranks.min() for ranks in relevant_ranks(scores, claims)])
-    return np.where(first <= 10, 1 / first, 0.0)
+def mean_ndcg(scores: np.ndarray, claims: list[Claim]) -> float:
+    """Return the mean nDCG@10 of claims, by which every setting is chosen."""
+    return measure([scores], claims)["nDCG@10"].mean()
 
 
 # --- 2. BM25 and fusion --------------------------------------------------------------------------
 
 
-def split_words(texts: list[str], return_ids: bool = True) -> Tokenized | list[list[str]]:
-    """Return the stems of the words of each text, without stop words such as "the".
-
-    With `return_ids` they are numbers, for an index; without, strings.
-    """
-    stemmer = Stemmer.Stemmer("english")
-    options = {"stopwords": "en", "stemmer": stemmer, "show_progress": False}
-    return bm25s.tokenize(texts, return_ids=return_ids, **options)
+def split_words(texts: list[str]) -> list[list[str]]:
+    """Return the stems of the words of each text, without stop words such as "the"."""
+    options = {"stopwords": "en", "stemmer": Stemmer.Stemmer("english"), "show_progress": False}
+    return bm25s.tokenize(texts, return_ids=False, **options)
 
 
-def bm25(words: Tokenized, claims: list[str], k1: float, b: float) -> np.ndarray:
-    """Return the BM25 scores, (claims, documents) (Robertson and Zaragoza 2009).
+def bm25(documents: list[list[str]], claims: list[list[str]], k1: float, b: float) -> np.ndarray:
+    """Return the BM25 scores of words, (claims, documents) (Robertson and Zaragoza 2009).
 
-    `words` are those of the documents. Each word of the claim adds its rarity times its frequency
-    in the document; k1 limits the frequency, and b relates it to the length of the document.
+    Each word of the claim adds its rarity times its frequency in the document; k1 limits the
+    frequency, and b relates it to the length of the document.
     """
     index = bm25s.BM25(k1=k1, b=b)
     with common.errors_in("the documents have no words for BM25"):
-        index.index(words, show_progress=False)
-    zeros: np.ndarray = np.zeros(len(words.ids), np.float32)  # for a claim of stop words alone
-    stems = split_words(claims, return_ids=False)
-    return np.stack([index.get_scores(row) if any(row) else zeros for row in stems])
+        index.index(documents, show_progress=False)
+    ids = [index.get_tokens_ids(words) for words in claims]  # of the words that documents have
+    return np.stack([index.get_scores_from_ids(row) for row in ids])
+
+
+def choose_bm25(
+    documents: list[list[str]], queries: list[list[str]], claims: list[Claim]
+) -> tuple[float, float]:
+    """Return the k1 and the b with the best mean nDCG@10. `queries` are the words of the claims."""
+    pairs = product(K1, B)
+    return max(pairs, key=lambda pair: mean_ndcg(bm25(documents, queries, *pair), claims))
 
 
 def standardise(scores: np.ndarray) -> np.ndarray:
@@ -192,52 +197,36 @@ def standardise(scores: np.ndarray) -> np.ndarray:
     return (scores - scores.mean(1, keepdims=True)) / deviation
 
 
-def fuse(bm25_scores: np.ndarray, dense_scores: np.ndarray, weight: float) -> np.ndarray:
-    """Return the weighted sum of standardised scores; `weight` is that of BM25."""
-    return weight * bm25_scores + (1 - weight) * dense_scores
+def fuse(bm25_scores: np.ndarray, cosines: np.ndarray, weight: float) -> np.ndarray:
+    """Return the weighted sum of the standardised scores; `weight` is that of BM25."""
+    return weight * standardise(bm25_scores) + (1 - weight) * standardise(cosines)
 
 
-def choose_weight(bm25_scores: np.ndarray, dense_scores: np.ndarray, claims: list[Claim]) -> float:
-    """Return the weight of BM25 with the best mean nDCG@10 of these claims.
-
-    The scores are standardised, (claims, documents).
-    """
-    return max(WEIGHTS, key=lambda w: ndcg(fuse(bm25_scores, dense_scores, w), claims).mean())
-
-
-def reciprocal_rank_fusion(*all_scores: np.ndarray) -> np.ndarray:
-    """Return the sum of 1 / (60 + rank) over several scores (Cormack et al. 2009).
-
-    It needs no weight, but ignores how far apart two scores are. Equal scores share a mean rank.
-    """
-    ranks = [rankdata(-scores, axis=1) for scores in all_scores]  # (claims, documents) each, from 1
-    return np.sum([1 / (RANK_CONSTANT + rank) for rank in ranks], axis=0)
+def choose_weight(bm25_scores: np.ndarray, cosines: np.ndarray, claims: list[Claim]) -> float:
+    """Return the weight of BM25 with the best mean nDCG@10 of these claims."""
+    return max(WEIGHTS, key=lambda weight: mean_ndcg(fuse(bm25_scores, cosines, weight), claims))
 
 
 # --- 3. Training the vectors of the claims -------------------------------------------------------
 
 
-class LinearMap(nn.Module):
-    """A linear map of frozen features. It starts as the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.eye(width))
-
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """Map the features of each claim, (width,), to vectors (claims, width)."""
-        return torch.stack(features) @ self.weight.T
+def identity_map(width: int) -> nn.Linear:
+    """Return a linear map of features, (claims, width). It starts as the identity."""
+    linear = nn.Linear(width, width, bias=False)
+    nn.init.eye_(linear.weight)
+    return linear
 
 
 class ClaimEncoder(nn.Module):
-    """An encoder with its pooling, for --finetune."""
+    """An encoder with its tokenizer and its pooling, for --finetune."""
 
-    def __init__(self, encoder: PreTrainedModel, pooling: lab_common.Pooling) -> None:
+    def __init__(self, encoder: Any, tokenizer: Any, pooling: lab_common.Pooling) -> None:
         super().__init__()
-        self.encoder, self.pooling = encoder, pooling
+        self.encoder, self.tokenizer, self.pooling = encoder, tokenizer, pooling
 
-    def forward(self, ids: list[list[int]]) -> torch.Tensor:
-        """Encode the token ids of claims to vectors (claims, width)."""
+    def forward(self, texts: np.ndarray) -> torch.Tensor:
+        """Encode the texts of claims, (claims,), to vectors (claims, width)."""
+        ids = lab_common.tokenize(self.encoder, self.tokenizer, texts.tolist())
         batch = lab_common.pad_batch(ids, self.encoder.device)
         states = self.encoder(**batch).last_hidden_state  # (claims, time, width)
         return self.pooling((states,), batch["attention_mask"])
@@ -261,9 +250,8 @@ def train(
         for row, claim in enumerate(batch):
             relevant = list(split.claims[claim].relevant)
             targets[row, relevant] = 1 / len(relevant)  # a probability
-        vectors = normalize(model([split.inputs[claim] for claim in batch]))  # (batch, width)
-        cosines = vectors @ documents.T  # (batch, documents)
-        return cross_entropy(cosines / setting.temperature, targets)
+        vectors = normalize(model(split.inputs[batch]))  # (batch, width)
+        return cross_entropy(vectors @ documents.T / setting.temperature, targets)
 
     batches = lab_common.random_batches(len(split.claims), BATCH, setting.epochs)
     # weight decay would pull the map to zero, not to the identity
@@ -271,275 +259,270 @@ def train(
     return model
 
 
-def interpolate(start: nn.Module, trained: nn.Module, a: float) -> nn.Module:
-    """Return a model with the weights (1 - a) * start + a * trained (Wortsman et al. 2022)."""
-    model = copy.deepcopy(start)
-    for weight, trained_weight in zip(model.parameters(), trained.parameters(), strict=True):
-        weight.data.lerp_(trained_weight.data, a)
-    return model
+def interpolate(start: nn.Module, trained: list[nn.Module], a: float) -> list[nn.Module]:
+    """Return models with the weights (1 - a) * start + a * trained (Wortsman et al. 2022)."""
+    models = copy.deepcopy(trained)
+    for model in models:
+        for weight, start_weight in zip(model.parameters(), start.parameters(), strict=True):
+            weight.data = torch.lerp(start_weight.data, weight.data, a)
+    return models
 
 
 @torch.inference_mode()
-def dense_scores(model: nn.Module, inputs: list, documents: torch.Tensor) -> np.ndarray:
-    """Return the cosines of claims and documents, standardised: (claims, documents).
+def cosines(
+    model: nn.Module, inputs: torch.Tensor | np.ndarray, documents: torch.Tensor
+) -> np.ndarray:
+    """Return the cosines of claims and documents: (claims, documents).
 
     `documents` are vectors of length 1, (documents, width).
     """
     batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
-    vectors = normalize(torch.cat([model(batch) for batch in batches]))  # (claims, width)
-    return standardise((vectors @ documents.T).cpu().numpy())
+    vectors = torch.cat([model(batch) for batch in batches])  # (claims, width)
+    return (normalize(vectors) @ documents.T).cpu().numpy()
 
 
-def disjoint_folds(claims: list[Claim], documents: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def disjoint_folds(claims: list[Claim]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return five pairs: the indices of claims to train on, and of held-out claims.
 
     No document is relevant to claims of both. Claims that share a document, directly or through
-    other claims, are one component of a graph, and components stay together.
+    other claims, stay together.
     """
-    edges = [(i, len(claims) + j) for i, claim in enumerate(claims) for j in claim.relevant]
-    size = len(claims) + documents
-    graph = coo_array((np.ones(len(edges)), np.transpose(edges)), shape=(size, size))
-    _, components = connected_components(graph, directed=False)
-    groups = components[: len(claims)]  # (claims,)
+    sets = DisjointSet({document for claim in claims for document in claim.relevant})
+    for claim in claims:
+        first, *others = claim.relevant
+        for other in others:
+            sets.merge(first, other)
+    groups, _ = pd.factorize(np.array([sets[next(iter(claim.relevant))] for claim in claims]))
     with common.errors_in("too few training claims about different documents"):
         return list(GroupKFold(FOLDS).split(groups, groups=groups))
 
 
 def choose(
     start: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
-) -> tuple[float, float, list[float]]:
-    """Return the `a` and the weight of BM25 that are best for held-out claims.
+) -> tuple[list[float], float, float]:
+    """Return the mean nDCG@10 of held-out claims for each of `A`, the best `a`, and a weight.
 
-    The claims of each fold are ranked by a model that is trained on the other folds. The `a` is the
-    best for the cosine alone, by the mean nDCG@10, which is also returned for each of `A`.
+    The claims of each fold are ranked by a model that is trained on the other folds. The weight of
+    BM25 is the best for these rankings with the best `a`.
     """
-    folds = [
-        (train(start, split.part(kept), documents, setting, seed), split.part(held_out))
-        for kept, held_out in disjoint_folds(split.claims, len(documents))
-    ]
-    claims = [claim for _, part in folds for claim in part.claims]
+    folds = disjoint_folds(split.claims)
+    models = [train(start, split.part(kept), documents, setting, seed) for kept, _ in folds]
 
-    def held_out_scores(a: float) -> np.ndarray:
-        parts = (
-            dense_scores(interpolate(start, model, a), part.inputs, documents)
-            for model, part in folds
-        )
-        return np.concatenate([*parts])  # (claims, documents)
+    def held_out_cosines(a: float) -> np.ndarray:
+        scores = np.empty_like(split.bm25)  # (claims, documents)
+        for model, (_, held_out) in zip(interpolate(start, models, a), folds, strict=True):
+            scores[held_out] = cosines(model, split.inputs[held_out], documents)
+        return scores
 
-    values = [ndcg(held_out_scores(a), claims).mean() for a in A]
+    values = [mean_ndcg(held_out_cosines(a), split.claims) for a in A]
     a = A[int(np.argmax(values))]
-    bm25_scores = np.concatenate([part.bm25 for _, part in folds])  # (claims, documents)
-    return a, choose_weight(bm25_scores, held_out_scores(a), claims), values
+    return values, a, choose_weight(split.bm25, held_out_cosines(a), split.claims)
+
+
+def measure_models(
+    models: list[nn.Module], test: Split, documents: torch.Tensor, weight: float = 0.0
+) -> pd.DataFrame:
+    """Return the measures of the claims for the model of each seed; `weight` is that of BM25."""
+    all_cosines = (cosines(model, test.inputs, documents) for model in models)
+    return measure([fuse(test.bm25, scores, weight) for scores in all_cosines], test.claims)
+
+
+def train_and_test(
+    start: nn.Module, splits: list[Split], documents: torch.Tensor, setting: Setting, seed: int
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, nn.Module, float]:
+    """Choose on held-out claims, train on all training claims with each seed, and test.
+
+    Returns the measures of the test claims without and with BM25, the mean nDCG@10 for each of `A`,
+    the model of the first seed with the best `a`, and the weight of BM25.
+    """
+    training, test = splits
+    held_out, a, weight = choose(start, training, documents, setting, seed)
+    models = [train(start, training, documents, setting, seed + i) for i in range(SEEDS)]
+    path = {x: measure_models(interpolate(start, models, x), test, documents) for x in A}
+    curve = pd.DataFrame({x: row[["nDCG@10", "new"]].mean() for x, row in path.items()}).T
+    curve.insert(0, "held-out claims", held_out)
+    best = interpolate(start, models, a)
+    name = f"{setting.name}, a {a:g}"
+    rows = {
+        name: path[a],
+        f"BM25 + {name}, weight {weight:g}": measure_models(best, test, documents, weight),
+    }
+    return rows, curve.rename(columns={"nDCG@10": "test claims"}).rename_axis("a"), best[0], weight
 
 
 # --- 4. Results ----------------------------------------------------------------------------------
 
 
-def measure(scores: np.ndarray, claims: list[Claim]) -> pd.DataFrame:
-    """Return the measures of each claim, (claims, 4)."""
-    return pd.DataFrame(
-        {
-            "nDCG@10": ndcg(scores, claims),
-            "Recall@10": recall(scores, claims, 10),
-            "Recall@100": recall(scores, claims, 100),
-            "MRR@10": reciprocal_rank(scores, claims),
-        }
-    )
-
-
-def mean_ndcg(row: list[pd.DataFrame]) -> pd.Series:
-    """Return the nDCG@10 of each claim, the mean over the seeds: (claims,)."""
-    return sum(row)["nDCG@10"] / len(row)
-
-
-def print_table(rows: dict[str, list[pd.DataFrame]], is_new: np.ndarray) -> None:
-    """Print the means of each row, which has the measures of the test claims for each seed.
-
-    `is_new` is (claims,). The last column is the standard deviation of nDCG@10 over the seeds.
-    """
+def print_table(rows: dict[str, pd.DataFrame]) -> None:
+    """Print the mean measures of each row, and the standard deviation of nDCG@10 over the seeds."""
     lines = {}
     for name, row in rows.items():
-        seeds = np.std([measures["nDCG@10"].mean() for measures in row])
-        means = (sum(row) / len(row)).mean()
-        lines[name] = {**means, "new": mean_ndcg(row)[is_new].mean(), "± seeds": seeds}
+        deviation = row["nDCG@10"].groupby("seed").mean().std(ddof=0)
+        lines[name] = {**row.mean(), "± seeds": deviation}
     print(pd.DataFrame(lines).T.to_string(float_format="{:.4f}".format))
 
 
-def print_difference(
-    rows: dict[str, list[pd.DataFrame]], name: str, baseline: str, is_new: np.ndarray
-) -> None:
+def print_difference(rows: dict[str, pd.DataFrame], name: str, baseline: str) -> None:
     """Print by how much the nDCG@10 of a row exceeds that of another, with a 95 % interval.
 
     The interval is a paired bootstrap: the claims are drawn many times with replacement.
     """
-    gains = (mean_ndcg(rows[name]) - mean_ndcg(rows[baseline])).to_numpy()  # (claims,)
+    first, second = (rows[row].groupby("claim").mean() for row in (name, baseline))
     parts = []
-    for label, part in (("all claims", gains), ("new abstracts", gains[is_new])):
-        if len(part):
-            means = np.random.default_rng(0).choice(part, (RESAMPLES, len(part))).mean(1)
+    for label, column in (("all claims", "nDCG@10"), ("new abstracts", "new")):
+        gains = (first[column] - second[column]).dropna().to_numpy()  # (claims,)
+        if len(gains):
+            means = np.random.default_rng(0).choice(gains, (RESAMPLES, len(gains))).mean(1)
             low, high = np.quantile(means, (0.025, 0.975))
-            parts.append(f"{label} {part.mean():+.3f} ({low:+.3f} to {high:+.3f})")
+            parts.append(f"{label} {gains.mean():+.3f} ({low:+.3f} to {high:+.3f})")
     common.note(f"nDCG@10 of {name!r} less {baseline!r}, 95 % interval: {', '.join(parts)}")
 
 
-def draw_curve(curve: pd.DataFrame, a: float) -> None:
+def draw_curve(curve: pd.DataFrame) -> None:
     """Draw the columns of a table against its index, and mark the chosen `a`."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for name in curve:
         axes.plot(curve.index, curve[name], "o-", label=name)
-    axes.axvline(a, color="grey", linewidth=1, label="chosen on the held-out claims")
+    chosen = curve["held-out claims"].idxmax()
+    axes.axvline(chosen, color="grey", linewidth=1, label="chosen on the held-out claims")
     axes.set(xlabel="a: from the untrained map (0) to the trained one (1)", ylabel="nDCG@10")
     axes.legend()
     common.save_figure(figure, common.RESULTS / "lab_retrieval.png")
 
 
-def answer_query(
-    query: str, saved: dict, collection: Collection, encode: Callable[..., torch.Tensor]
-) -> None:
-    """Print the best documents for a query, with the closest sentence of each.
+def encode(encoder: Any, tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
+    """Return the features of texts by each of `POOLINGS`: (texts, width)."""
+    features = lab_common.encode(encoder, tokenizer, texts, POOLINGS)
+    return {kind: torch.from_numpy(features[kind]).to(encoder.device) for kind in POOLINGS}
 
-    `saved` comes from a run; `encode` turns texts into vectors of length 1, (texts, width).
+
+def answer_query(query: str, path: Path, device: torch.device) -> None:
+    """Print the documents of a saved run that are best for a query, with their closest sentences.
+
+    Raises `ScriptError` if no run was saved.
     """
-    common.note(f"searching {len(collection.titles):,} documents")
-    vector = normalize(encode([query]) @ saved["map"].T)  # (1, width)
-    dense = standardise((vector @ saved["documents"].T).numpy())  # (1, documents)
-    sparse = standardise(bm25(split_words(collection.documents()), [query], *saved["bm25"]))
+    if not query.strip():
+        raise common.ScriptError("--query is empty; give a sentence to search for")
+    if not path.exists():
+        raise common.ScriptError(f"{path}: no such file; run the script once without --query")
+    saved = common.load_tensors(path, device)
+    tokenizer = common.load(AutoTokenizer, Path(saved["model"]))
+    encoder = common.load(AutoModel, Path(saved["model"])).to(device)
+    collection = Collection(saved["titles"], saved["abstracts"], {})
+    common.note(f"searching {len(collection.titles):,} documents of {saved['name']}")
+
+    def encode_sentences(sentences: list[str]) -> torch.Tensor:
+        return normalize(encode(encoder, tokenizer, sentences)[saved["pooling"]])
+
+    vector = normalize(encode_sentences([query]) @ saved["map"].T)  # (1, width)
+    dense = (vector @ saved["documents"].T).cpu().numpy()  # (1, documents)
+    words = split_words(collection.documents())
+    sparse = bm25(words, split_words([query]), *saved["bm25"])  # (1, documents)
     scores = fuse(sparse, dense, saved["weight"])[0]  # (documents,)
     for index in np.argsort(-scores, kind="stable")[:SHOWN]:
         sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9])", collection.abstracts[index])
-        vectors = encode([query, *sentences])  # (1 + sentences, width)
+        vectors = encode_sentences([query, *sentences])  # (1 + sentences, width)
         closest = sentences[int((vectors[1:] @ vectors[0]).argmax())]
         print(f"{scores[index]:6.3f}  {common.printable(collection.titles[index])}")
         print(f"        {common.printable(closest)}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Rank the documents in every way; with --query, show the best documents for one query."""
+# --- 5. The script -------------------------------------------------------------------------------
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", "--data", model=MODEL)
     text = "data set (default: scifact)"
     parser.add_argument("--dataset", choices=("scifact", "docstrings"), help=text)
-    parser.add_argument("--query", metavar="TEXT", help="show the best documents for this query")
+    parser.add_argument("--query", metavar="TEXT", help="search the documents of the last run")
     parser.add_argument("--finetune", action="store_true", help="also train the encoder")
     arguments = parser.parse_args(argv)
-    if arguments.query is not None and not arguments.query.strip():
-        raise common.ScriptError("--query is empty; give a sentence to search for")
-    device = common.select_device(arguments.device)
+    if arguments.query is not None and (arguments.data or arguments.dataset or arguments.model):
+        parser.error("--query searches the last run; leave out --data, --dataset and --model")
+    return arguments
 
-    # 1. The collection and the encoder
-    dataset, collection = lab_data.load_or_docstrings(
-        arguments, "scifact", lab_data.load_collection
-    )
+
+def load_collection(arguments: argparse.Namespace) -> tuple[str, Collection]:
+    """Return the name of a collection and the collection; print the numbers of its claims."""
+    name, collection = lab_data.load_or_docstrings(arguments, "scifact", lab_data.load_collection)
     if arguments.quick:
         collection = thin_out(collection, QUICK_DOCUMENTS)
-    texts = collection.documents()
+    claims = lab_data.remove_duplicates(collection.claims, text=lambda claim: claim.text)
+    cited = {index for claim in claims["train"] for index in claim.relevant}
+    are_new = [not cited & claim.relevant.keys() for claim in claims["test"]]
+    print(
+        f"{len(collection.titles):,} documents; {len(claims['train'])} claims to train on, "
+        f"{len(claims['test'])} to test on, {sum(are_new)} of them about new documents\n"
+    )
+    pairs = zip(claims["test"], are_new, strict=True)
+    collection.claims = claims | {"test": [claim._replace(is_new=new) for claim, new in pairs]}
+    return name or str(arguments.data), collection
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Rank the documents in every way; with --query, show the best documents for one query."""
+    arguments = parse_arguments(argv)
+    device = common.select_device(arguments.device)
+    path = common.RESULTS / f"lab_retrieval{'_quick' * arguments.quick}.pt"  # for --query
+    if arguments.query is not None:
+        answer_query(arguments.query, path, device)
+        return 0
+    name, collection = load_collection(arguments)
+    claims = collection.claims
+    texts = {split: [claim.text for claim in claims[split]] for split in claims}
+    texts["documents"] = collection.documents()
     folder = common.find_model(arguments.model, MODEL, bundled.encoder)
     tokenizer = common.load(AutoTokenizer, folder)
     encoder = common.load(AutoModel, folder).to(device)
-    pooling = lab_common.sentence_pooling(encoder)  # the one that the encoder was trained with
-    name = dataset or arguments.data.resolve().name
-    path = common.RESULTS / f"lab_retrieval_{name}{'_quick' * arguments.quick}.pt"
-    origin = f"{folder} {zlib.crc32(repr(texts).encode())}"
 
-    def encode(sentences: list[str]) -> torch.Tensor:
-        """Return vectors of length 1: (sentences, width)."""
-        features = lab_common.encode(encoder, tokenizer, sentences, {"own": pooling})["own"]
-        return normalize(torch.from_numpy(features))
+    # 1. BM25: k1 and b are chosen on the training claims
+    words = {part: split_words(texts[part]) for part in texts}
+    k1, b = choose_bm25(words["documents"], words["train"], claims["train"])
+    bm25_scores = {split: bm25(words["documents"], words[split], k1, b) for split in claims}
+    rows = {f"BM25, k1 {k1:g}, b {b:g}": measure([bm25_scores["test"]], claims["test"])}
 
-    if arguments.query is not None:
-        if not path.exists():
-            raise common.ScriptError(f"{path}: no such file; run the script once without --query")
-        saved = common.load_tensors(path)
-        if saved.get("origin") != origin:
-            problem = "saved for other documents or another model"
-            raise common.ScriptError(f"{path}: {problem}; run the script again without --query")
-        answer_query(arguments.query, saved, collection, encode)
-        return 0
-
-    claims = lab_data.remove_duplicates(collection.claims, text=lambda claim: claim.text)
-    if empty := [split for split in claims if not claims[split]]:
-        raise common.ScriptError(f"no {empty[0]} claims are left; use more documents")
-    cited = {index for claim in claims["train"] for index in claim.relevant}
-    is_new = np.array([not cited & claim.relevant.keys() for claim in claims["test"]])  # (claims,)
-    print(
-        f"{len(texts):,} documents; {len(claims['train'])} claims to train on, "
-        f"{len(claims['test'])} to test on, {is_new.sum()} of them about new documents\n"
-    )
-
-    # 2. BM25: k1 and b are chosen on the training claims
-    words = split_words(texts)
-    queries = {split: [claim.text for claim in claims[split]] for split in claims}
-    k1, b = max(
-        product(K1, B),
-        key=lambda pair: ndcg(bm25(words, queries["train"], *pair), claims["train"]).mean(),
-    )
-    sparse = {split: standardise(bm25(words, queries[split], k1, b)) for split in claims}
-    rows = {f"BM25, k1 {k1:g}, b {b:g}": [measure(sparse["test"], claims["test"])]}
-
-    # 3. Frozen features: every text is encoded once
-    features = {
-        part: lab_common.encode(encoder, tokenizer, part_texts, POOLINGS)
-        for part, part_texts in {"documents": texts, **queries}.items()
-    }
+    # 2. Cosines of frozen features: every text is encoded once
+    features = {part: encode(encoder, tokenizer, texts[part]) for part in texts}
+    identity = identity_map(encoder.config.hidden_size).to(device)
     for kind in POOLINGS:
-        vectors, test_vectors = (
-            normalize(torch.from_numpy(features[part][kind])) for part in ("documents", "test")
-        )
-        cosines = (test_vectors @ vectors.T).numpy()  # (claims, documents)
-        rows[f"{kind} cosine"] = [measure(cosines, claims["test"])]
-    own = next(kind for kind, function in POOLINGS.items() if function is pooling)
-    documents = normalize(torch.from_numpy(features["documents"][own])).to(device)
-    inputs = {split: [*torch.from_numpy(features[split][own]).to(device)] for split in claims}
-    training, test = (Split(claims[name], sparse[name], inputs[name]) for name in claims)
-    identity = LinearMap(documents.shape[1]).to(device)
-    weight = choose_weight(
-        training.bm25, dense_scores(identity, training.inputs, documents), training.claims
-    )
-    dense = dense_scores(identity, test.inputs, documents)
-    untrained = f"BM25 + {own} cosine, weight {weight:g}"
-    rows[f"BM25 + {own} cosine, reciprocal ranks"] = [
-        measure(reciprocal_rank_fusion(test.bm25, dense), test.claims)
-    ]
-    rows[untrained] = [measure(fuse(test.bm25, dense, weight), test.claims)]
+        vectors = normalize(features["documents"][kind])  # (documents, width)
+        scores = cosines(identity, features["test"][kind], vectors)
+        rows[f"{kind} cosine"] = measure([scores], claims["test"])
 
-    # 4. Trained vectors: `a` and the weight of BM25 are chosen on held-out training claims
-    trainings: dict[str, tuple] = {"map": (identity, training, test, MAP)}
+    # 3. Fusion: the weight of BM25 is chosen on the training claims
+    pooling = lab_common.sentence_pooling(encoder)  # the one that the encoder was trained with
+    own = next(kind for kind in POOLINGS if POOLINGS[kind] is pooling)
+    documents = normalize(features["documents"][own])  # (documents, width)
+    splits = [Split(claims[s], bm25_scores[s], features[s][own]) for s in claims]
+    scores = cosines(identity, splits[0].inputs, documents)
+    weight = choose_weight(splits[0].bm25, scores, splits[0].claims)
+    untrained = f"BM25 + {own} cosine, weight {weight:g}"
+    rows[untrained] = measure_models([identity], splits[1], documents, weight)
+
+    # 4. Training: `a` and the weight of BM25 are chosen on held-out training claims
+    trainings = {"map": train_and_test(identity, splits, documents, MAP, arguments.seed)}
     if arguments.finetune:
-        ids = {split: lab_common.tokenize(encoder, tokenizer, queries[split]) for split in claims}
-        parts = (Split(claims[name], sparse[name], ids[name]) for name in claims)
-        trainings["encoder"] = (ClaimEncoder(encoder, pooling), *parts, TUNING)
-    seeds = range(arguments.seed, arguments.seed + SEEDS)
-    curves, comparisons = {}, []
-    for kind, (start, training, test, setting) in trainings.items():
-        a, weight, held_out = choose(start, training, documents, setting, arguments.seed)
-        models = [train(start, training, documents, setting, seed) for seed in seeds]
-        name, fused = f"{kind}, a {a:g}", f"BM25 + {kind}, a {a:g}, weight {weight:g}"
-        curve = pd.DataFrame({"held-out claims": held_out}, index=pd.Index(A, name="a"))
-        for mix in A:
-            mixed = [interpolate(start, model, mix) for model in models]
-            all_scores = [dense_scores(model, test.inputs, documents) for model in mixed]
-            row = [measure(scores, test.claims) for scores in all_scores]
-            curve.loc[mix, "test claims"] = mean_ndcg(row).mean()
-            curve.loc[mix, "new"] = mean_ndcg(row)[is_new].mean()
-            if mix == a:
-                sums = [fuse(test.bm25, scores, weight) for scores in all_scores]
-                rows |= {name: row, fused: [measure(scores, test.claims) for scores in sums]}
-        curves[kind] = curve
-        comparisons += [(name, f"{own} cosine"), (fused, untrained)]
-        if kind == "map":
-            weights = interpolate(start, models[0], a).weight.data
-            content = {"map": weights.cpu(), "documents": documents.cpu(), "bm25": [k1, b]}
-            content |= {"weight": weight, "a": a, "origin": origin}
+        start = ClaimEncoder(encoder, tokenizer, pooling)
+        splits = [Split(claims[s], bm25_scores[s], np.array(texts[s])) for s in claims]
+        trainings["encoder"] = train_and_test(start, splits, documents, TUNING, arguments.seed)
+    for trained_rows, *_ in trainings.values():
+        rows |= trained_rows
 
     # 5. Results
-    print_table(rows, is_new)
-    for kind, curve in curves.items():
+    print_table(rows)
+    for kind, (trained_rows, curve, *_) in trainings.items():
         print(f"\nnDCG@10 of the {kind} between untrained (a = 0) and trained (a = 1)")
         print(curve.to_string(float_format="{:.4f}".format))
-    for name, baseline in comparisons:
-        print_difference(rows, name, baseline, is_new)
-    draw_curve(curves["map"], content["a"])
-    common.save_tensors(path, content)
+        for row, baseline in zip(trained_rows, (f"{own} cosine", untrained), strict=True):
+            print_difference(rows, row, baseline)
+    _, curve, model, weight = trainings["map"]
+    draw_curve(curve)
+    saved: dict[str, Any] = {"name": name, "model": str(folder.resolve()), "pooling": own}
+    saved |= {"titles": collection.titles, "abstracts": collection.abstracts, "bm25": [k1, b]}
+    saved |= {"documents": documents.cpu(), "map": model.weight.data.cpu(), "weight": weight}
+    common.save_tensors(path, saved)
     return 0
 
 

@@ -5,6 +5,7 @@ import json
 import re
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import pytest
 
 import common
 import lab_data
-from conftest import Run
 from lab_data import SPLITS, LabelledText, Question
 
 # --- 1. Files, the Hub, or docstrings ------------------------------------------------------------
@@ -33,19 +33,12 @@ def test_table_of_the_hub_joins_its_files_in_order(
         lab_data.hub_table("someone/texts", "part/validation")
 
 
-def test_json_lines_are_read_with_their_line_numbers(tmp_path: Path) -> None:
+def test_json_lines_are_read_and_a_wrong_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('\ufeff{"a": 1, "b": "x\u2028y"}\n\n{"a": 2, "b": ""}\n', encoding="utf-8")
-    rows = lab_data.read_jsonl(path, a=int, b=str)
-    assert rows == {1: {"a": 1, "b": "x\u2028y"}, 3: {"a": 2, "b": ""}}
-
-
-@pytest.mark.parametrize("line", ['{"a": 1', "[1]", '{"b": 1}', '{"a": "1"}'])
-def test_wrong_json_line_is_named(line: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text(f'{{"a": 1}}\n{line}\n', encoding="utf-8")
-    with pytest.raises(common.ScriptError, match=r"rows.jsonl: line 2 \("):
-        lab_data.read_jsonl(path, a=int)
+    path.write_text('\ufeff{"a": "x\u2028y"}\n\n{"a": ""}\n', encoding="utf-8")
+    assert lab_data.read_jsonl(path, lambda row: row["a"]) == ["x\u2028y", ""]
+    with pytest.raises(common.ScriptError, match=r"rows.jsonl: line 1 \(KeyError: 'b'\)"):
+        lab_data.read_jsonl(path, lambda row: row["b"])
 
 
 def load(name: str, path: str | None) -> str:
@@ -67,31 +60,16 @@ def test_docstrings_do_not_replace_a_data_set_that_is_asked_for() -> None:
         lab_data.load_or_docstrings(Namespace(dataset="emotion", data=None), "emotion", load)
 
 
-def test_folder_without_a_name_is_no_named_data_set() -> None:
-    options = Namespace(dataset=None, data="DIR")
-    assert lab_data.load_or_docstrings(options, "emotion", load) == ("", " in DIR")
-
-
-def test_folder_may_be_a_copy_of_a_named_data_set() -> None:
-    options = Namespace(dataset="ag_news", data="DIR")
-    assert lab_data.load_or_docstrings(options, "emotion", load) == ("ag_news", "ag_news in DIR")
+@pytest.mark.parametrize(("dataset", "name"), [(None, ""), ("ag_news", "ag_news")])
+def test_folder_may_be_a_copy_of_a_named_data_set(dataset: str | None, name: str) -> None:
+    options = Namespace(dataset=dataset, data="DIR")
+    assert lab_data.load_or_docstrings(options, "emotion", load) == (name, f"{name} in DIR")
 
 
 def test_two_sources_of_data_are_an_error() -> None:
     options = Namespace(dataset="docstrings", data="DIR")
     with pytest.raises(common.ScriptError, match="--dataset docstrings and --data DIR are two"):
         lab_data.load_or_docstrings(options, "emotion", load)
-
-
-@pytest.mark.parametrize(("script", "other"), [
-    ("lab_classifier", "scifact"),
-    ("lab_multiple_choice", "emotion"),
-    ("lab_retrieval", "openbookqa"),
-])  # fmt: skip
-def test_script_accepts_only_its_own_data_sets(script: str, other: str, run: Run) -> None:
-    code, _, err = run(script, "--dataset", other, "--data", "DIR")
-    assert code == 2
-    assert f"invalid choice: '{other}'" in err
 
 
 def test_texts_of_later_splits_are_removed_and_counted(capsys: pytest.CaptureFixture) -> None:
@@ -108,6 +86,8 @@ def test_texts_of_later_splits_are_removed_and_counted(capsys: pytest.CaptureFix
 def test_a_missing_validation_split_is_no_obstacle_to_removing_duplicates() -> None:
     kept = lab_data.remove_duplicates({"train": ["a", "b"], "test": ["B"]}, text=str)
     assert kept == {"train": ["a"], "test": ["B"]}
+    with pytest.raises(common.ScriptError, match="too few texts: none is left for the split train"):
+        lab_data.remove_duplicates({"train": ["b"], "test": ["B"]}, text=str)
 
 
 # --- 2. Labelled texts, of exercise 3.1 ----------------------------------------------------------
@@ -205,24 +185,15 @@ def test_labels_are_numbered_and_named() -> None:
     names = lab_data.LABELS["ag_news"]
     numbers, found = lab_data.encode_labels({"train": labelled("a,b,c,d", "3 1 2 0")}, names)
     assert (numbers["train"].tolist(), found) == ([3, 1, 2, 0], [*names])
-
-
-def test_other_labels_name_themselves() -> None:
     splits = {"train": labelled("a,b,c", "2 1 x"), "test": labelled("d", "x")}
-    numbers, found = lab_data.encode_labels(splits, lab_data.LABELS["ag_news"])
-    assert (numbers["train"].tolist(), found) == ([1, 0, 2], ["1", "2", "x"])
-    assert numbers["test"].tolist() == [2]
+    numbers, found = lab_data.encode_labels(splits, names)
+    assert (numbers["train"].tolist(), numbers["test"].tolist()) == ([1, 0, 2], [2])
+    assert found == ["1", "2", "x"]  # other labels name themselves
 
 
 def test_label_without_training_texts_is_an_error() -> None:
     splits = {"train": labelled("a,b", "1 2"), "test": labelled("c", "7")}
     with pytest.raises(common.ScriptError, match=r"has a label of the test texts \(.*7"):
-        lab_data.encode_labels(splits, ())
-
-
-def test_split_without_texts_is_an_error() -> None:
-    splits = {"train": [], "test": labelled("c", "7")}
-    with pytest.raises(common.ScriptError, match="too few texts: none is left for train"):
         lab_data.encode_labels(splits, ())
 
 
@@ -254,17 +225,11 @@ def test_questions_are_read_in_their_forms(row: dict) -> None:
     {"question": 7},
 ])  # fmt: skip
 def test_wrong_question_is_named_with_its_line(wrong: dict, tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(json.dumps(ICE), encoding="utf-8")
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join(map(json.dumps, (ICE, ICE | wrong))), encoding="utf-8")
-    with pytest.raises(common.ScriptError, match=r"train\.jsonl: line 2 is not a question such as"):
-        lab_data.read_questions(path)
-
-
-def test_question_without_an_answer_is_named_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "test.jsonl"
-    path.write_text('{"question": "?", "choices": ["a", "b"]}', encoding="utf-8")
-    with pytest.raises(common.ScriptError, match=r"test\.jsonl: line 1 .* \(KeyError: 'answer'\)"):
-        lab_data.read_questions(path)
+    with pytest.raises(common.ScriptError, match=r"train\.jsonl: line 2 \("):
+        lab_data.load_questions("", tmp_path)
 
 
 def test_each_file_of_questions_is_its_split(tmp_path: Path) -> None:
@@ -290,6 +255,40 @@ def test_choices_about_a_docstring_are_different_summaries_of_its_module() -> No
 
 
 # --- 4. Collections, of exercise 3.3 -------------------------------------------------------------
+
+
+def write_collection(folder: Path, judgements: str, ids: Sequence = "ab") -> None:
+    (folder / "qrels").mkdir()
+    rows = [{"_id": key, "title": str(key).upper(), "text": f"text {key}"} for key in ids]
+    for name in ("corpus", "queries"):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for split in ("train", "test"):
+        text = f"query-id\tcorpus-id\tscore\n{judgements}"
+        (folder / "qrels" / f"{split}.tsv").write_text(text, encoding="utf-8")
+
+
+def test_judgements_are_grades_of_known_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_collection(tmp_path, "b\ta\t2\na\ta\t0\nb\tb\t1\nb\tunknown\t1\n")
+    collection = lab_data.load_collection("", tmp_path)
+    assert collection.documents() == ["A text a", "B text b"]
+    assert collection.claims["train"] == [("text b", {0: 2, 1: 1}, False)]
+    assert "train.tsv: 1 judgements of unknown claims or documents" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("judgements", "ids", "problem"), [
+    ("a\ta\t1\n", "aba", r"corpus.jsonl: two rows have the _id 'a'"),
+    ("a\ta\t1.5\n", "ab", r"train.tsv: the columns must be .* \(ValueError: .*1\.5"),
+    ("a\ta\t0\n", "ab", "train.tsv: no document is relevant to any claim"),
+    ("a\ta\t1\n", [1, 2], r"corpus.jsonl: line 1 \("),
+])  # fmt: skip
+def test_wrong_collection_is_named(
+    judgements: str, ids: Sequence, problem: str, tmp_path: Path
+) -> None:
+    write_collection(tmp_path, judgements, ids)
+    with pytest.raises(common.ScriptError, match=problem):
+        lab_data.load_collection("", tmp_path)
 
 
 # --- 5. Docstrings of installed libraries --------------------------------------------------------

@@ -1,26 +1,26 @@
-"""Lab exercise 3.3: measures, fusion, the linear map, and what may choose its settings."""
+"""Lab exercise 3.3: measures, fusion, the map, and the claims that may choose its settings."""
 
 import json
 import math
 import re
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import rankdata
 from torch.nn.functional import normalize
+from transformers import AutoModel
 
+import bundled
 import common
 import lab_retrieval
-from conftest import Run, only_line
+from conftest import Run, load_pair, only_line
 from lab_data import Claim
-from lab_retrieval import LinearMap, Setting, Split
+from lab_retrieval import Setting, Split, identity_map
 
-SETTING = Setting(2, 1e-2, 0.1)
+SETTING = Setting("map", 2, 1e-2, 0.1)
 
 
 @pytest.fixture
@@ -28,8 +28,7 @@ def split() -> Split:
     """Return 12 claims with random features; each is about one of 8 documents."""
     features = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     claims = [Claim(f"claim {row}", {row % 8: 1}) for row in range(12)]
-    bm25_scores = np.random.default_rng(0).standard_normal((12, 8))
-    return Split(claims, lab_retrieval.standardise(bm25_scores), [*features])
+    return Split(claims, np.random.default_rng(0).standard_normal((12, 8)), features)
 
 
 @pytest.fixture
@@ -81,76 +80,68 @@ def write_judgements(folder: Path, split: str, pairs: dict[int, int]) -> None:
 
 def test_measures_equal_those_worked_out_from_the_sorted_documents() -> None:
     generator = np.random.default_rng(1)
-    scores = generator.integers(0, 6, (30, 25)).astype(float)  # with ties
-    claims = [
-        Claim("", {int(d): int(generator.integers(1, 3)) for d in generator.choice(25, 3, False)})
-        for _ in range(30)
-    ]
-    for row, claim in enumerate(claims):
-        order = sorted(range(25), key=lambda d: (-scores[row, d], d))
-        gain = sum(claim.relevant.get(d, 0) / math.log2(r + 2) for r, d in enumerate(order[:10]))
-        grades = sorted(claim.relevant.values(), reverse=True)
-        ideal = sum(grade / math.log2(r + 2) for r, grade in enumerate(grades))
-        found = [r for r, d in enumerate(order) if d in claim.relevant]
-        one = scores[row : row + 1], [claim]
-        assert lab_retrieval.ndcg(*one) == pytest.approx([gain / ideal])
-        assert lab_retrieval.recall(*one, 5) == pytest.approx([sum(r < 5 for r in found) / 3])
-        expected = 1 / (found[0] + 1) if found[0] < 10 else 0
-        assert lab_retrieval.reciprocal_rank(*one) == pytest.approx([expected])
+    for _ in range(30):
+        scores = generator.integers(0, 9, 150).astype(float)  # with ties
+        grades = {int(d): int(generator.integers(1, 3)) for d in generator.choice(150, 3, False)}
+        order = sorted(range(150), key=lambda d: (-scores[d], d))
+        gain = sum(grades.get(d, 0) / math.log2(r + 2) for r, d in enumerate(order[:10]))
+        best = sum(g / math.log2(r + 2) for r, g in enumerate(sorted(grades.values())[::-1]))
+        found = [rank for rank, document in enumerate(order, start=1) if document in grades]
+        measures = lab_retrieval.measure([scores[np.newaxis]], [Claim("", grades)]).iloc[0]
+        assert measures.drop("new").to_dict() == pytest.approx({
+            "nDCG@10": gain / best,
+            "Recall@10": sum(rank <= 10 for rank in found) / 3,
+            "Recall@100": sum(rank <= 100 for rank in found) / 3,
+            "MRR@10": 1 / found[0] if found[0] <= 10 else 0,
+        })  # fmt: skip
 
 
 def test_fusion_is_the_weighted_sum_of_standardised_scores() -> None:
     first, second = np.array([[1.0, 2.0, 3.0]]), np.array([[0.0, 0.0, 9.0]])
-    found = lab_retrieval.fuse(*map(lab_retrieval.standardise, (first, second)), 0.25)
     expected = 0.25 * (first - 2) / first.std() + 0.75 * (second - 3) / second.std()
-    assert found == pytest.approx(expected)
-
-
-def test_claim_without_a_word_of_the_documents_has_finite_scores() -> None:
-    assert lab_retrieval.standardise(np.zeros((1, 3))).tolist() == [[0, 0, 0]]
+    assert lab_retrieval.fuse(first, second, 0.25) == pytest.approx(expected)
+    unknown = np.zeros((1, 3))  # no document has a word of the claim
+    assert lab_retrieval.fuse(unknown, unknown, 0.5).tolist() == [[0, 0, 0]]
 
 
 def test_weight_with_the_best_ndcg_is_chosen() -> None:
     claims = [Claim("", {0: 1})]
-    right, wrong = np.array([[1.0, 0.0, 0.0]]), np.array([[0.0, 8.0, 8.0]])
-    assert lab_retrieval.choose_weight(right, wrong, claims) == 0.9  # 0.9 * 1 > 0.1 * 8
+    right, wrong = np.array([[1.0, 0.0, 0.0]]), np.array([[0.0, 1.0, 0.9]])
+    weight = lab_retrieval.choose_weight(right, wrong, claims)
+    fused = (
+        lab_retrieval.fuse(right, wrong, weight),
+        lab_retrieval.fuse(right, wrong, weight - 0.05),
+    )
+    assert [scores.argmax() for scores in fused] == [0, 1]
     assert lab_retrieval.choose_weight(wrong, right, claims) == 0.0
 
 
-def test_reciprocal_rank_fusion_adds_1_over_60_plus_rank() -> None:
-    scores = [np.array([[3.0, 1.0, 1.0]]), np.array([[0.1, 0.2, 0.3]])]
-    ranks = [rankdata(-each[0]) for each in scores]
-    expected = [sum(1 / (60 + rank[document]) for rank in ranks) for document in range(3)]
-    assert lab_retrieval.reciprocal_rank_fusion(*scores)[0] == pytest.approx(expected)
-
-
 def test_bm25_ranks_the_document_with_the_rare_word_first_and_knows_claims_of_stop_words() -> None:
-    words = lab_retrieval.split_words(["gene of mice", "mice eat mice", "mice sleep"])
-    scores = lab_retrieval.bm25(words, ["the gene in mice", "is the"], 1.2, 0.4)
-    assert scores[0].argmax() == 0
-    assert scores[1].tolist() == [0, 0, 0]
+    texts = ["", "gene of mice", "mice eat mice", "mice sleep"], ["the gene in mice", "is the"]
+    scores = lab_retrieval.bm25(*map(lab_retrieval.split_words, texts), 1.2, 0.4)
+    assert scores[0].argmax() == 1
+    assert scores[1].tolist() == [0, 0, 0, 0]
 
 
 # --- The map --------------------------------------------------------------------------------------
 
 
 def test_map_starts_as_the_identity(split: Split, documents: torch.Tensor) -> None:
-    scores = lab_retrieval.dense_scores(LinearMap(4), split.inputs, documents)
-    cosines = (normalize(torch.stack(split.inputs)) @ documents.T).numpy()
-    assert scores == pytest.approx(lab_retrieval.standardise(cosines), abs=1e-5)
+    scores = lab_retrieval.cosines(identity_map(4), split.inputs, documents)
+    assert scores == pytest.approx((normalize(split.inputs) @ documents.T).numpy(), abs=1e-5)
 
 
 def test_training_brings_claims_closer_to_their_documents_and_keeps_its_start(
     split: Split, documents: torch.Tensor
 ) -> None:
-    start = LinearMap(4)
-    trained = lab_retrieval.train(start, split, documents, Setting(100, 2e-2, 0.5), seed=0)
+    start, setting = identity_map(4), Setting("map", 100, 2e-2, 0.5)
+    trained = lab_retrieval.train(start, split, documents, setting, seed=0)
     relevant = [next(iter(claim.relevant)) for claim in split.claims]
     before, after = (
-        lab_retrieval.dense_scores(model, split.inputs, documents)[range(12), relevant]
+        lab_retrieval.cosines(model, split.inputs, documents)[range(12), relevant].mean()
         for model in (start, trained)
     )
-    assert after.mean() > before.mean() + 0.2
+    assert after > before + 0.1
     assert torch.equal(start.weight, torch.eye(4))
 
 
@@ -164,18 +155,26 @@ def test_loss_is_the_mean_over_the_relevant_documents_among_all_documents(
 
     monkeypatch.setattr(lab_retrieval.lab_common, "train", record)
     split.claims[3] = Claim("", {1: 1, 5: 2})
-    lab_retrieval.train(LinearMap(4), split, documents, SETTING, seed=0)
+    lab_retrieval.train(identity_map(4), split, documents, SETTING, seed=0)
     cosines = normalize(split.inputs[3], dim=0) @ documents.T
     log_probabilities = (cosines / SETTING.temperature).log_softmax(0)
     assert losses == [pytest.approx(-log_probabilities[[1, 5]].mean().item())]
 
 
 def test_interpolation_mixes_the_weights() -> None:
-    start, trained = LinearMap(2), LinearMap(2)
+    start, trained = identity_map(2), identity_map(2)
     trained.weight.data = torch.tensor([[3.0, 1.0], [0.0, 1.0]])
-    mixed = lab_retrieval.interpolate(start, trained, 0.25).weight
-    assert mixed.tolist() == [[1.5, 0.25], [0.0, 1.0]]
+    (mixed,) = lab_retrieval.interpolate(start, [trained], 0.25)
+    assert mixed.weight.tolist() == [[1.5, 0.25], [0.0, 1.0]]
     assert torch.equal(start.weight, torch.eye(2))
+
+
+def test_claims_are_encoded_as_by_the_frozen_encoder() -> None:
+    encoder, tokenizer = load_pair(bundled.encoder(), AutoModel)
+    texts, pooling = ["a long claim about genes", "a"], lab_retrieval.POOLINGS["mean"]
+    found = lab_retrieval.ClaimEncoder(encoder, tokenizer, pooling)(np.array(texts))
+    expected = lab_retrieval.encode(encoder, tokenizer, texts)["mean"]
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 # --- What may choose a setting --------------------------------------------------------------------
@@ -185,7 +184,7 @@ def test_folds_share_no_document() -> None:
     generator = np.random.default_rng(0)
     pairs = [generator.choice(40, 2, replace=False).tolist() for _ in range(25)]
     claims = [Claim("", dict.fromkeys(pair, 1)) for pair in [*pairs, *([i] for i in range(40, 60))]]
-    folds = lab_retrieval.disjoint_folds(claims, 60)
+    folds = lab_retrieval.disjoint_folds(claims)
     assert sorted(np.concatenate([held_out for _, held_out in folds])) == [*range(45)]
     for kept, held_out in folds:
         known, asked = ({d for i in rows for d in claims[i].relevant} for rows in (kept, held_out))
@@ -193,52 +192,52 @@ def test_folds_share_no_document() -> None:
 
 
 @pytest.fixture
-def seen(split: Split, monkeypatch: pytest.MonkeyPatch) -> list[tuple[set[str], list[str]]]:
+def seen(split: Split, monkeypatch: pytest.MonkeyPatch) -> list[tuple[set[float], list[float]]]:
     """Return a list of each ranking's claims, before them those that its map is trained on.
 
-    The maps rank all claims equally.
+    A claim is named by its first feature. The maps rank all documents equally.
     """
-    names = {id(row): claim.text for row, claim in zip(split.inputs, split.claims, strict=True)}
-    rankings: list[tuple[set[str], list[str]]] = []
+    rankings: list[tuple[set[float], list[float]]] = []
 
-    def train(start: Any, part: Split, *_: Any) -> LinearMap:
-        model = LinearMap(4)
-        model.known = {claim.text for claim in part.claims}
-        assert model.known == {names[id(row)] for row in part.inputs}
+    def train(start: Any, part: Split, *_: Any) -> torch.nn.Module:
+        model = identity_map(4)
+        model.known = set(part.inputs[:, 0].tolist())
+        names = {claim.text: row for claim, row in zip(split.claims, split.inputs, strict=True)}
+        assert torch.equal(part.inputs, torch.stack([names[claim.text] for claim in part.claims]))
         return model
 
-    def dense_scores(model: Any, inputs: list, documents: torch.Tensor) -> np.ndarray:
-        rankings.append((model.known, [names[id(row)] for row in inputs]))
+    def cosines(model: Any, inputs: torch.Tensor, documents: torch.Tensor) -> np.ndarray:
+        rankings.append((model.known, inputs[:, 0].tolist()))
         return np.zeros((len(inputs), len(documents)))
 
     monkeypatch.setattr(lab_retrieval, "train", train)
     monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: trained)
-    monkeypatch.setattr(lab_retrieval, "dense_scores", dense_scores)
+    monkeypatch.setattr(lab_retrieval, "cosines", cosines)
     return rankings
 
 
 def test_a_and_weight_are_chosen_with_maps_that_have_not_seen_the_claims(
-    split: Split, documents: torch.Tensor, seen: list[tuple[set[str], list[str]]]
+    split: Split, documents: torch.Tensor, seen: list[tuple[set[float], list[float]]]
 ) -> None:
-    lab_retrieval.choose(LinearMap(4), split, documents, SETTING, seed=0)
+    lab_retrieval.choose(identity_map(4), split, documents, SETTING, seed=0)
     assert len(seen) == (len(lab_retrieval.A) + 1) * lab_retrieval.FOLDS  # + 1 for the weight
     assert not any(known & set(asked) for known, asked in seen)
 
 
-def test_weight_is_chosen_with_the_bm25_scores_of_the_held_out_claims_in_their_order(
+def test_weight_is_chosen_with_the_bm25_scores_of_the_held_out_claims(
     split: Split, documents: torch.Tensor, seen: Any
 ) -> None:
     relevant = [[float(index in claim.relevant) for index in range(8)] for claim in split.claims]
     split = split._replace(bm25=np.array(relevant))
     # the maps know nothing, so only BM25 decides
-    _, weight, values = lab_retrieval.choose(LinearMap(4), split, documents, SETTING, seed=0)
+    values, _, weight = lab_retrieval.choose(identity_map(4), split, documents, SETTING, seed=0)
     assert weight > 0
     assert max(values) < 0.8
 
 
 def test_a_has_the_best_ndcg_of_the_held_out_claims(split: Split, documents: torch.Tensor) -> None:
-    setting = Setting(60, 3e-2, 0.1)
-    a, _, values = lab_retrieval.choose(LinearMap(4), split, documents, setting, seed=0)
+    setting = Setting("map", 60, 3e-2, 0.1)
+    values, a, _ = lab_retrieval.choose(identity_map(4), split, documents, setting, seed=0)
     assert values[lab_retrieval.A.index(a)] == max(values) > min(values)
 
 
@@ -248,23 +247,19 @@ def test_test_judgements_change_no_choice_and_no_weight(folder: Path, run: Run) 
         write_judgements(folder, "test", {row: row * step % 40 for row in range(30, 60)})
         code, out, err = run("lab_retrieval", "--data", folder)
         assert code == 0, err
-        content = common.load_tensors(common.RESULTS / f"lab_retrieval_{folder.name}.pt")
+        content = common.load_tensors(common.RESULTS / "lab_retrieval.pt")
         names = re.findall(r"^((?:BM25|map).*?)\s{2,}", out, re.MULTILINE)  # with the settings
         saved.append((content.pop("map"), content.pop("documents"), content, names))
     assert torch.equal(saved[0][0], saved[1][0])
     assert saved[0][2:] == saved[1][2:]
 
 
-def test_a_of_0_is_the_untrained_ranking(folder: Path, run: Run) -> None:
-    _, out, _ = run("lab_retrieval", "--data", folder)
-    untrained = only_line(out, "mean cosine  ").split()
-    assert only_line(out, "0.0  ").split()[2:] == [untrained[2], untrained[6]]
-
-
-def test_new_claims_are_those_about_documents_that_no_training_claim_cites(
+def test_a_of_0_is_the_untrained_ranking_and_new_claims_are_about_documents_not_trained_on(
     folder: Path, run: Run
 ) -> None:
     _, out, _ = run("lab_retrieval", "--data", folder)
+    untrained = only_line(out, "mean cosine  ").split()
+    assert only_line(out, "0.0  ").split()[2:] == [untrained[2], untrained[6]]
     only_line(out, "40 documents; 30 claims to train on, 30 to test on, 10 of them about new d")
 
 
@@ -278,11 +273,9 @@ def test_a_test_claim_is_not_trained_on(folder: Path, run: Run) -> None:
 
 
 def test_interval_is_that_of_the_paired_differences(capsys: pytest.CaptureFixture) -> None:
-    first, second = (
-        [pd.DataFrame({"nDCG@10": values})] for values in ([0.1, 0.5, 0.9], [0.0, 0.4, 0.8])
-    )
-    is_new = np.array([True, False, False])
-    lab_retrieval.print_difference({"x": first, "y": second}, "x", "y", is_new)
+    index = pd.MultiIndex.from_product([range(1), range(3)], names=["seed", "claim"])
+    first = pd.DataFrame({"nDCG@10": [0.1, 0.5, 0.9], "new": [0.1, np.nan, np.nan]}, index)
+    lab_retrieval.print_difference({"x": first, "y": first - 0.1}, "x", "y")
     err = capsys.readouterr().err  # each claim gains the same
     assert "all claims +0.100 (+0.100 to +0.100), new abstracts +0.100 (+0.100 to +0.100)" in err
 
@@ -290,43 +283,42 @@ def test_interval_is_that_of_the_paired_differences(capsys: pytest.CaptureFixtur
 # --- Queries --------------------------------------------------------------------------------------
 
 
-def test_query_prints_the_best_documents_after_a_run_and_no_control_characters(
+def test_query_prints_the_best_documents_of_the_last_run_without_control_characters(
     folder: Path, run: Run
 ) -> None:
     path = folder / "corpus.jsonl"
     text = path.read_text(encoding="utf-8").replace('"T3"', '"T3\\u001b]0;x"')
     path.write_text(text, encoding="utf-8")
     sentence = json.loads(text.splitlines()[3])["text"].partition(".")[0]
-    query = "--query", sentence, "--data", folder
-    code, out, err = run("lab_retrieval", *query)
+    code, out, err = run("lab_retrieval", "--query", sentence)
     assert (code, out) == (1, "")
     only_line(err, "run the script once without --query")
     assert run("lab_retrieval", "--data", folder)[0] == 0
-    code, out, _ = run("lab_retrieval", *query)
+    path.unlink()
+    code, out, err = run("lab_retrieval", "--query", sentence)
     assert (code, len(out.splitlines())) == (0, 2 * lab_retrieval.SHOWN)
+    only_line(err, f"searching 40 documents of {folder}")
     assert out.splitlines()[0].endswith("  T3 ]0;x")
     assert out.splitlines()[1] == f"        {sentence}."
     assert "\x1b" not in out
-
-
-def test_query_of_stop_words_has_an_answer(folder: Path, run: Run) -> None:
-    assert run("lab_retrieval", "--data", folder)[0] == 0
-    code, out, _ = run("lab_retrieval", "--data", folder, "--query", "to be or not to be")
+    code, out, _ = run("lab_retrieval", "--query", "to be or not to be")  # stop words alone
     assert (code, len(out.splitlines())) == (0, 2 * lab_retrieval.SHOWN)
 
 
-def test_a_run_for_other_documents_is_not_used_for_a_query(folder: Path, run: Run) -> None:
-    assert run("lab_retrieval", "--data", folder)[0] == 0
-    text = (folder / "corpus.jsonl").read_text(encoding="utf-8")
-    (folder / "corpus.jsonl").write_text(text.replace("heart", "hand"), encoding="utf-8")
-    code, out, err = run("lab_retrieval", "--data", folder, "--query", "gene")
-    assert (code, out) == (1, "")
-    only_line(err, "saved for other documents or another model; run the script again without")
-
-
-def test_each_data_set_has_its_own_file(folder: Path, run: Run, tmp_path: Path) -> None:
-    assert run("lab_retrieval", "--data", folder)[0] == 0
-    other = copytree(folder, tmp_path / "other")
-    code, _, err = run("lab_retrieval", "--data", other, "--query", "gene")
-    assert code == 1
-    only_line(err, "run the script once without --query")
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["--query", " "], 1, "--query is empty"),
+        (
+            ["--query", "x", "--dataset", "docstrings"],
+            2,
+            "--query searches the last run; leave out",
+        ),
+    ],
+)
+def test_a_query_that_would_be_answered_wrongly_is_an_error(
+    arguments: list[str], code: int, problem: str, run: Run
+) -> None:
+    found, out, err = run("lab_retrieval", *arguments)
+    assert (found, out) == (code, "")
+    assert problem in err.splitlines()[-1]
