@@ -123,7 +123,7 @@ def test_only_training_texts_train(classify: Callable[..., Result]) -> None:
     splits = make_splits()
     changed = {
         name: splits[name].assign(
-            text=splits[name]["text"] + " new", label=splits[name]["label"][::-1]
+            text=splits[name]["text"] + " new", label=splits[name]["label"].to_numpy()[::-1]
         )
         for name in ("validation", "test")
     }
