@@ -33,21 +33,18 @@ encoder, and the training of all weights.
 """
 
 import os
-import warnings
 
-# before torch: idle threads yield the CPU instead of spinning
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads yield the CPU
 
 from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from peft import LoraConfig, get_peft_model
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ConfusionMatrixDisplay, accuracy_score, classification_report, f1_score
@@ -74,8 +71,7 @@ POOLINGS = {
 HIDDEN_SIZE = 256  # units of the MLP's hidden layer
 MLP_EPOCHS, MLP_BATCH, MLP_RATE = 30, 128, 1e-3  # the last one is the learning rate
 TUNING_EPOCHS, TUNING_BATCH = 3, 32  # of --finetune
-TUNING_RATE, LORA_RATE = 2e-4, 5e-3  # learning rates; LoRA's few weights need a larger one
-LORA_RANK = 8  # inner width of the product of two matrices that LoRA adds to a weight matrix
+TUNING_RATES = {"LoRA": 5e-3, "tuned": 2e-4}  # LoRA's few weights need a larger learning rate
 
 Labels = dict[str, np.ndarray]  # the labels of each split, as numbers from 0: (texts,)
 
@@ -115,20 +111,21 @@ class MLP(ClassifierMixin, BaseEstimator):
 
 
 class TunedEncoder(ClassifierMixin, BaseEstimator):
-    """An encoder with a linear layer on the mean of its last hidden states, trained together."""
+    """An encoder with a linear layer on the mean of its last hidden states, trained together.
 
-    def __init__(self, folder: Path, lora: bool, epochs: int, device: torch.device) -> None:
-        self.folder, self.lora, self.epochs, self.device = folder, lora, epochs, device
+    With the kind "LoRA" the weights of the encoder are frozen; with "tuned" all are trained.
+    """
+
+    def __init__(self, folder: Path, kind: str, epochs: int, device: torch.device) -> None:
+        self.folder, self.kind, self.epochs, self.device = folder, kind, epochs, device
 
     def fit(self, texts: list[str], labels: np.ndarray) -> "TunedEncoder":
         """Train on texts and their labels (texts,) from 0."""
         self.tokenizer_ = common.load(AutoTokenizer, self.folder)
         encoder = common.load(AutoModel, self.folder).to(self.device)
         encoder.pooler = None  # a layer of BERT that mean pooling does not use
-        if self.lora:
-            config = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):
-                encoder = get_peft_model(encoder, config)  # freezes the other weights
+        if self.kind == "LoRA":
+            lab_common.add_lora(encoder)
         self.classes_ = np.unique(labels)
         head = nn.Linear(encoder.config.hidden_size, len(self.classes_)).to(self.device)
         self.network_ = nn.ModuleList([encoder, head])
@@ -143,8 +140,7 @@ class TunedEncoder(ClassifierMixin, BaseEstimator):
 
         lengths = [len(tokens) for tokens in ids]
         batches = lab_common.random_batches(len(ids), TUNING_BATCH, self.epochs, lengths)
-        learning_rate = LORA_RATE if self.lora else TUNING_RATE
-        lab_common.train(self.network_.train(), batch_loss, batches, learning_rate)
+        lab_common.train(self.network_.train(), batch_loss, batches, TUNING_RATES[self.kind])
         return self
 
     @torch.inference_mode()
@@ -163,20 +159,24 @@ CLASSIFIERS = {  # candidates, of which the validation texts choose one
     ],
     "MLP": [MLP(dropout=p) for p in (0.1, 0.3, 0.6)],  # the fraction of units that is left out
 }
-TUNED = ("LoRA", "tuned")  # kinds of features that are trained: by LoRA, or all weights
-SETTINGS = ("C", "dropout", "epochs")  # which the table shows
-WEIGHTED = ", weighted"  # ends the name of a classifier with class weights
+
+
+class Score(NamedTuple):
+    """Two measures of predicted labels."""
+
+    accuracy: float
+    macro_f1: float
 
 
 class Row(NamedTuple):
-    """A row of the table."""
+    """A row of the table: the chosen candidate on one kind of features."""
 
     features: str
     classifier: str
-    setting: str  # of the chosen candidate
+    setting: str
     trained: int  # number of trained weights
-    validation: tuple[float, float]  # accuracy and macro-F1
-    test: tuple[float, float]
+    validation: Score
+    test: Score
     predicted: np.ndarray  # labels of the test texts: (texts,)
 
 
@@ -206,70 +206,55 @@ def frozen_features(
         name: lab_common.encode(encoder, tokenizer, texts[name], poolings) for name in SPLITS
     }
     return {
-        pooling: standardise({name: encoded[name].pop(pooling) for name in SPLITS})
+        pooling: standardise({name: encoded[name][pooling] for name in SPLITS})
         for pooling in poolings
     }
 
 
-def score(labels: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    """Return the accuracy and macro-F1 of predicted labels."""
+def score(labels: np.ndarray, predicted: np.ndarray) -> Score:
+    """Return the accuracy and macro-F1 of predicted labels, (texts,)."""
     f1 = f1_score(labels, predicted, average="macro", zero_division=0.0)
-    return accuracy_score(labels, predicted), f1
-
-
-def fit_best(candidates: list[Any], features: dict[str, Any], labels: Labels) -> Any:
-    """Fit each candidate on the training texts; return the best one on the validation texts.
-
-    Accuracy decides. With class weights it is macro-F1, because that is what weights are for.
-    """
-
-    def validation_score(classifier: Any) -> float:
-        predicted = classifier.predict(features["validation"])
-        accuracy, macro_f1 = score(labels["validation"], predicted)
-        return macro_f1 if getattr(classifier, "class_weight", None) else accuracy
-
-    fitted = [candidate.fit(features["train"], labels["train"]) for candidate in candidates]
-    return max(fitted, key=validation_score)
+    return Score(accuracy_score(labels, predicted), f1)
 
 
 def benchmark(
-    kind: str, classifier: str, candidates: list[Any], features: dict[str, Any], labels: Labels
+    kind: str, name: str, classifier: Any, features: dict[str, Any], labels: Labels
 ) -> Row:
-    """Return the row of the best candidate on one kind of features."""
-    best = fit_best(candidates, features, labels)
-    if hasattr(best, "network_"):
-        trained = sum(w.numel() for w in best.network_.parameters() if w.requires_grad)
+    """Fit a classifier on the training texts; return its row."""
+    classifier.fit(features["train"], labels["train"])
+    predicted = {split: classifier.predict(features[split]) for split in ("validation", "test")}
+    validation, test = (score(labels[split], predicted[split]) for split in predicted)
+    if hasattr(classifier, "network_"):
+        trained = lab_common.trained_weights(classifier.network_)
     else:
-        trained = best.coef_.size + best.intercept_.size
-    settings = best.get_params()
-    setting = next(f"{name} {settings[name]}" for name in SETTINGS if name in settings)
-    predicted = {name: best.predict(features[name]) for name in ("validation", "test")}
-    validation, test = (score(labels[name], predicted[name]) for name in predicted)
-    common.note(f"trained {kind}, {classifier}")
-    return Row(kind, classifier, setting, trained, validation, test, predicted["test"])
+        weights = (getattr(classifier, weight, None) for weight in ("coef_", "intercept_"))
+        trained = sum(weight.size for weight in weights if weight is not None)
+    settings = classifier.get_params()
+    shown = [f"{key} {settings[key]}" for key in ("C", "dropout", "epochs") if key in settings]
+    return Row(kind, name, "".join(shown), trained, validation, test, predicted["test"])
 
 
-def compare(
-    kind: str, classifiers: Iterable[str], features: dict[str, Any], labels: Labels
-) -> list[Row]:
-    """Return the rows of classifiers on one kind of features, without and with class weights."""
-    rows = []
-    for name in classifiers:
-        for title, weights in ((name, None), (name + WEIGHTED, "balanced")):
-            candidates = [
-                clone(candidate).set_params(class_weight=weights) for candidate in CLASSIFIERS[name]
-            ]
-            rows.append(benchmark(kind, title, candidates, features, labels))
-    return rows
+def best(rows: Iterable[Row], measure: str = "accuracy") -> Row:
+    """Return the row with the highest accuracy, or other measure, on the validation texts."""
+    return max(rows, key=lambda row: getattr(row.validation, measure))
 
 
-def best_rows(rows: list[Row], groups: Iterable[Iterable[str]]) -> list[Row]:
-    """Return the row with the best validation accuracy of each group of features.
+def compare(kind: str, name: str, features: dict[str, Any], labels: Labels) -> list[Row]:
+    """Return the best row of a classifier without class weights and the best one with them.
 
-    A group without rows is left out.
+    Validation accuracy chooses the setting. With class weights it is macro-F1, because that is what
+    weights are for.
     """
-    members = [[row for row in rows if row.features in group] for group in groups]
-    return [max(group, key=lambda row: row.validation[0]) for group in members if group]
+    rows = []
+    for title, class_weight, measure in (
+        (name, None, "accuracy"),
+        (f"{name}, weighted", "balanced", "macro_f1"),
+    ):
+        candidates = [clone(c).set_params(class_weight=class_weight) for c in CLASSIFIERS[name]]
+        results = [benchmark(kind, title, candidate, features, labels) for candidate in candidates]
+        rows.append(best(results, measure))
+        common.note(f"trained {kind}, {title}")
+    return rows
 
 
 def print_table(rows: list[Row]) -> None:
@@ -280,25 +265,6 @@ def print_table(rows: list[Row]) -> None:
     for row in rows:
         print(f"{row.features:9}{row.classifier:31}{row.setting:12}{row.trained:12,}", end="")
         print("".join(f"{value:10.4f}" for value in (*row.validation, *row.test)))
-
-
-def print_remarks(rows: list[Row], best: list[Row]) -> None:
-    """Print what the table shows on the test texts, on standard error.
-
-    `best` has the best row of each kind of features.
-    """
-    accuracies = ", ".join(f"{row.features} {row.test[0]:.3f}" for row in best)
-    common.note(f"test accuracy of the best classifier of each kind of features: {accuracies}")
-    logistic = {row.features: row.test for row in rows if row.classifier == "logistic regression"}
-    gains = ", ".join(
-        f"{row.features} {row.test[0] - logistic[row.features][0]:+.3f}"
-        for row in rows
-        if row.classifier == "MLP"
-    )
-    common.note(f"gain of an MLP over a logistic regression: {gains}")
-    pairs = [pair for pair in pairwise(rows) if pair[1].classifier.endswith(WEIGHTED)]
-    raised = sum(weighted.test[1] > plain.test[1] for plain, weighted in pairs)
-    common.note(f"class weights raise macro-F1 in {raised} of {len(pairs)} pairs of rows")
 
 
 def draw_confusion(rows: list[Row], labels: np.ndarray, names: list[str], path: Path) -> None:
@@ -347,40 +313,42 @@ def main(argv: list[str] | None = None) -> int:
     texts = {name: [row.text for row in rows] for name, rows in splits.items()}
     print(", ".join(f"{len(texts[name]):,} {name}" for name in SPLITS), "texts")
 
-    # 2. Features
+    # 2. Frozen features
     folder = common.find_model(arguments.model, MODEL, bundled.encoder)
     frozen = frozen_features(folder, device, texts)
 
     # 3. Classifiers
-    majority = np.bincount(labels["train"]).argmax()
-    constant = {name: np.full_like(labels[name], majority) for name in SPLITS}
-    _, validation, test = (score(labels[name], constant[name]) for name in SPLITS)
-    rows = [Row("none", f"always {names[majority]}", "", 0, validation, test, constant["test"])]
+    majority = names[np.bincount(labels["train"]).argmax()]
+    rows = [benchmark("none", f"always {majority}", DummyClassifier(), labels, labels)]
     with common.errors_in(arguments.data or dataset):
-        rows += compare("TF-IDF", ["linear SVM"], word_features(texts), labels)
+        rows += compare("TF-IDF", "linear SVM", word_features(texts), labels)
         for kind, features in frozen.items():
-            rows += compare(kind, ["logistic regression", "MLP"], features, labels)
-    if arguments.finetune:
-        epochs = 1 if arguments.quick else TUNING_EPOCHS
-        with common.errors_in(folder):
-            for kind in TUNED:
-                tuned = TunedEncoder(folder, kind == "LoRA", epochs, device)
-                rows.append(benchmark(kind, "linear layer", [tuned], texts, labels))
+            rows += compare(kind, "logistic regression", features, labels)
+            rows += compare(kind, "MLP", features, labels)
 
-    # 4. Results on the test texts
+    # 4. Fine-tuned encoders
+    epochs = 1 if arguments.quick else TUNING_EPOCHS
+    tuned_kinds = TUNING_RATES if arguments.finetune else ()
+    for kind in tuned_kinds:
+        with common.errors_in(folder):
+            tuned = TunedEncoder(folder, kind, epochs, device)
+            rows.append(benchmark(kind, "linear layer", tuned, texts, labels))
+
+    # 5. Results on the test texts
     print_table(rows)
-    best = best_rows(rows, (["TF-IDF"], frozen, TUNED))
-    for row in best:
+    kinds = ("TF-IDF", *frozen, *tuned_kinds)
+    best_of = {kind: best(row for row in rows if row.features == kind) for kind in kinds}
+    families = (["TF-IDF"], [*frozen], [*tuned_kinds])
+    shown = [best(best_of[kind] for kind in family) for family in families if family]
+    for row in shown:
         print(f"\n{row.features}, {row.classifier}")
         options = {"labels": range(len(names)), "target_names": names, "zero_division": 0.0}
         print(classification_report(labels["test"], row.predicted, digits=4, **options))
-    best_of_each = best_rows(rows, [[kind] for kind in ("TF-IDF", *frozen, *TUNED)])
-    print_remarks(rows, best_of_each)
-    source = arguments.data.resolve() if arguments.data else Path(dataset)
-    picture = common.RESULTS / f"lab_classifier_{source.name.removesuffix('.csv')}.png"
-    draw_confusion(best, labels["test"], names, picture)
+    name = dataset or arguments.data.resolve().name
+    path = common.RESULTS / f"lab_classifier_{name}.png"
+    draw_confusion(shown, labels["test"], names, path)
     if arguments.finetune:
-        draw_trained_weights(best_of_each, picture.with_stem(f"{picture.stem}_weights"))
+        draw_trained_weights([*best_of.values()], path.with_stem(f"{path.stem}_weights"))
     return 0
 
 

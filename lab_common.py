@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 2048  # tokens in a batch of frozen features; more do not fit into the CPU's caches
 MAX_TOKENS = 256  # of a text, as in the evaluation of MiniLM by its authors; the rest is cut off
+LORA_RANK = 8  # inner width of the product of two matrices that LoRA adds to a weight matrix
 
 # The arguments of a pooling are the output of the embeddings and of each layer, each (batch, time,
 # width), and the attention mask (batch, time). It returns one row per text.
@@ -43,10 +45,9 @@ def mean_pooling(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> torch.
 
 def all_layers_pooling(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> torch.Tensor:
     """Return mean and maximum over the tokens of every state: (batch, 2 * (layers + 1) * width)."""
-    weights = mask / mask.sum(1, keepdim=True)  # (batch, time)
     is_padding = (mask == 0).unsqueeze(-1)  # (batch, time, 1)
     # (batch, width) each
-    means = [torch.einsum("btw,bt->bw", state, weights) for state in states]
+    means = [mean_pooling((state,), mask) for state in states]
     maxima = [state.masked_fill(is_padding, -torch.inf).amax(1) for state in states]
     return torch.cat([*means, *maxima], dim=-1)
 
@@ -55,22 +56,17 @@ def sentence_pooling(model: "PreTrainedModel") -> Pooling:
     """Return the pooling with which an encoder was trained to compare texts, by default the mean.
 
     The library sentence-transformers saves it with the model. A note on standard error says if the
-    encoder was trained with another pooling, or with prompts: neither is done here.
+    encoder was trained with another pooling than [CLS] or the mean.
     """
-    folder = Path(model.name_or_path)
-    settings: dict[str, dict] = {}
-    for name in ("1_Pooling/config.json", "config_sentence_transformers.json"):
-        path = folder / name
-        with common.errors_in(path):
-            settings[name] = dict(json.loads(common.read_text(path))) if path.exists() else {}
-    pooling, prompts = settings.values()
-    modes = {key for key, value in pooling.items() if "pooling_mode_" in key and value is True}
-    if not modes <= {"pooling_mode_cls_token", "pooling_mode_mean_tokens"}:
-        common.note(f"{folder}: trained with {', '.join(sorted(modes))}; the mean is used instead")
-    if any((prompts.get("prompts") or {}).values()):
-        shown = ", ".join(f"{key} {text!r}" for key, text in prompts["prompts"].items())
-        common.note(f"{folder}: trained with prompts before the texts ({shown}); none is added")
-    return cls_pooling if modes == {"pooling_mode_cls_token"} else mean_pooling
+    path = Path(model.name_or_path) / "1_Pooling" / "config.json"
+    with common.errors_in(path):
+        settings = json.loads(common.read_text(path)) if path.exists() else {}
+        modes = [key for key, value in settings.items() if "pooling_mode_" in key and value is True]
+    if modes == ["pooling_mode_cls_token"]:
+        return cls_pooling
+    if modes not in ([], ["pooling_mode_mean_tokens"]):
+        common.note(f"{path}: trained with {', '.join(modes)}; the mean is used instead")
+    return mean_pooling
 
 
 # --- 2. Features ---------------------------------------------------------------------------------
@@ -105,35 +101,6 @@ def pad_batch(ids: list[list[int]], device: torch.device) -> dict[str, torch.Ten
 
 
 @torch.inference_mode()
-def compute_features(
-    model: "PreTrainedModel", ids: list[list[int]], poolings: Poolings
-) -> dict[str, np.ndarray]:
-    """Return the features of tokenized texts by each pooling: (texts, width), float32.
-
-    Texts of similar length share a batch, so that little is padded. The features of a text do not
-    depend on the other texts of its batch. The model is in eval mode afterwards.
-    """
-    model.eval()
-    order = sorted(range(len(ids)), key=lambda text: -len(ids[text]))
-    features: dict[str, np.ndarray] = {}
-    start = 0
-    with tqdm(total=len(ids), unit=" texts", delay=1) as bar:
-        while start < len(ids):
-            size = max(1, BATCH_TOKENS // len(ids[order[start]]))  # the longest text comes first
-            texts = order[start : start + size]
-            start += size
-            batch = pad_batch([ids[text] for text in texts], model.device)
-            states = model(**batch, output_hidden_states=True).hidden_states
-            for name, pooling in poolings.items():
-                rows = pooling(states, batch["attention_mask"]).float().cpu().numpy()
-                # copied into place, because a view of the states would keep all of them in memory
-                if name not in features:
-                    features[name] = np.empty((len(ids), rows.shape[1]), np.float32)
-                features[name][texts] = rows  # (batch, width)
-            bar.update(len(texts))
-    return features
-
-
 def encode(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -142,13 +109,48 @@ def encode(
 ) -> dict[str, np.ndarray]:
     """Return the features of texts by each pooling: (texts, width), float32.
 
-    Raises `ScriptError` naming the model if it cannot read them.
+    Texts of similar length share a batch, so that little is padded. The features of a text do not
+    depend on the other texts of its batch. The model is in eval mode afterwards. Raises
+    `ScriptError` naming the model if it cannot read the texts.
     """
-    with common.errors_in(model.name_or_path):
-        return compute_features(model, tokenize(model, tokenizer, texts), poolings)
+    model.eval()
+    features: dict[str, np.ndarray] = {}
+    start = 0
+    bar = tqdm(total=len(texts), unit=" texts", delay=1)
+    with common.errors_in(model.name_or_path), bar:
+        ids = tokenize(model, tokenizer, texts)
+        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+        while start < len(ids):
+            size = max(1, BATCH_TOKENS // len(ids[order[start]]))  # the longest text comes first
+            rows = order[start : start + size]
+            start += size
+            batch = pad_batch([ids[row] for row in rows], model.device)
+            states = model(**batch, output_hidden_states=True).hidden_states
+            for name, pooling in poolings.items():
+                pooled = pooling(states, batch["attention_mask"]).float().cpu().numpy()
+                # copied into place, because a view of the states would keep all of them in memory
+                if name not in features:
+                    features[name] = np.empty((len(ids), pooled.shape[1]), np.float32)
+                features[name][rows] = pooled  # (batch, width)
+            bar.update(len(rows))
+    return features
 
 
 # --- 3. Training ---------------------------------------------------------------------------------
+
+
+def add_lora(encoder: "PreTrainedModel") -> None:
+    """Freeze an encoder and add LoRA, low-rank adaptation, to its linear layers.
+
+    The change of a weight matrix is the product of two narrow matrices, which alone are trained.
+    """
+    config = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
+    inject_adapter_in_model(config, encoder)
+
+
+def trained_weights(model: torch.nn.Module) -> int:
+    """Return the number of weights that are trained."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def random_batches(
@@ -183,12 +185,12 @@ def train(
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
     schedule = common.one_cycle(optimizer, len(batches))
-    with tqdm(batches, unit=" steps", delay=1) as bar:
-        for batch in bar:
-            loss = batch_loss(batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            value = common.finite(loss.item(), "the training loss")
-            bar.set_postfix({"loss": f"{value:.3f}"}, refresh=False)
+    bar = tqdm(batches, unit=" steps", delay=1)
+    for batch in bar:
+        loss = batch_loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        value = common.finite(loss.item(), "the training loss")
+        bar.set_postfix({"loss": f"{value:.3f}"}, refresh=False)

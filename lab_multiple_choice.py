@@ -38,11 +38,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle thread
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from scipy.stats import binomtest
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.model_selection import GroupShuffleSplit
@@ -73,7 +71,6 @@ MARGIN = 1.0  # by which a right choice should score above a wrong one
 RANKER_EPOCHS, RANKER_BATCH, RANKER_RATE = 20, 256, 1e-3  # batches of pairs: right, wrong
 TUNING_EPOCHS, TUNING_BATCH = 3, 16  # batches of questions
 TUNING_RATES = {"fine-tuned": 1e-4, "LoRA": 1e-3}  # LoRA starts at zero, so its steps are larger
-LORA_RANK = 8  # width of its matrices
 
 EVALUATED = ("validation", "test")
 
@@ -87,8 +84,8 @@ class EncodedQuestion(Question):
 
 
 Splits = dict[str, list[EncodedQuestion]]
-Row = Callable[[EncodedQuestion], torch.Tensor]  # returns the scores of the choices, (choices,)
-Right = dict[str, np.ndarray]  # by split: is the answer right? (runs, questions)
+Scorer = Callable[[EncodedQuestion], torch.Tensor]  # returns the scores of the choices, (choices,)
+Right = dict[str, np.ndarray]  # by split: is the answer right? (runs, questions), bool
 
 
 def sample(questions: list[Question], size: int, seed: int) -> list[Question]:
@@ -115,17 +112,13 @@ def encode(
 
 
 def hold_out(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: list[Question],
-    seed: int,
+    questions: list[Question], features: np.ndarray, seed: int
 ) -> dict[str, list[Question]]:
     """Split training questions into training and validation questions by groups.
 
-    A group consists of questions with similar features, so that few facts occur in both splits.
+    A group consists of questions with similar features, (questions, width), so that few facts occur
+    in both splits.
     """
-    texts = [f"{question.text} {question.choices[question.answer]}" for question in questions]
-    features = encode(model, tokenizer, texts)  # (questions, width)
     clusters = max(2, len(questions) // GROUP_SIZE)
     clustering = AgglomerativeClustering(clusters, metric="cosine", linkage="average")
     groups = clustering.fit_predict(features)  # (questions,)
@@ -154,19 +147,18 @@ def add_features(
     return encoded
 
 
-def train_ranker(questions: list[EncodedQuestion], view: str, dropout: float) -> Row:
+def train_ranker(questions: list[EncodedQuestion], view: str, dropout: float) -> Scorer:
     """Train a network to score the right choice of a question above the wrong ones.
 
     Its inputs are the features `view` of a choice, "alone" or "paired".
     """
-    right, wrong = [], []
+    right, wrong = [], []  # features of the right choice and of a wrong one, for every pair
     for question in questions:
         choices = getattr(question, view)  # (choices, width)
-        for index, features in enumerate(choices):
-            if index != question.answer:
-                right.append(choices[question.answer])
-                wrong.append(features)
-    right_features, wrong_features = torch.stack(right), torch.stack(wrong)  # (pairs, width)
+        is_wrong = torch.arange(len(choices)) != question.answer  # (choices,)
+        wrong.append(choices[is_wrong])  # (choices - 1, width)
+        right.append(choices[question.answer].expand_as(wrong[-1]))
+    right_features, wrong_features = torch.cat(right), torch.cat(wrong)  # (pairs, width)
     network = nn.Sequential(
         nn.Dropout(dropout),
         nn.Linear(right_features.shape[1], HIDDEN_SIZE),
@@ -182,13 +174,13 @@ def train_ranker(questions: list[EncodedQuestion], view: str, dropout: float) ->
         ones = torch.ones_like(right_scores)
         return margin_ranking_loss(right_scores, wrong_scores, ones, MARGIN)
 
-    batches = lab_common.random_batches(len(right), RANKER_BATCH, RANKER_EPOCHS)
+    batches = lab_common.random_batches(len(right_features), RANKER_BATCH, RANKER_EPOCHS)
     lab_common.train(network.train(), batch_loss, batches, RANKER_RATE)
     network.eval()
     return lambda question: network(getattr(question, view)).squeeze(1)
 
 
-def fit_ranker(splits: Splits, view: str, seed: int) -> Row:
+def fit_ranker(splits: Splits, view: str, seed: int) -> Scorer:
     """Train a ranker with each dropout; return the one with the best validation accuracy."""
     rankers = []
     for dropout in DROPOUT:
@@ -198,19 +190,6 @@ def fit_ranker(splits: Splits, view: str, seed: int) -> Row:
     best = int(np.argmax(accuracies))
     common.note(f"ranker, features {view}, seed {seed}: validation chose dropout {DROPOUT[best]}")
     return rankers[best]
-
-
-def add_tuned_head(folder: Path, kind: str) -> PreTrainedModel:
-    """Return the encoder in a folder with a new head, which scores a choice.
-
-    With the kind "LoRA" the weights of the encoder are frozen. The change of each weight matrix is
-    the product of two narrow matrices, which are trained.
-    """
-    model = common.add_head(AutoModelForMultipleChoice, folder, {0: "score"})
-    if kind == "LoRA":
-        config = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
-        inject_adapter_in_model(config, model.base_model)  # the new head stays trainable
-    return model
 
 
 def read_together(
@@ -236,7 +215,7 @@ def finetune(
     questions: list[EncodedQuestion],
     epochs: int,
     learning_rate: float,
-) -> Row:
+) -> Scorer:
     """Train encoder and head on the cross-entropy over the choices of a question."""
 
     def batch_loss(batch: list[int]) -> torch.Tensor:
@@ -253,26 +232,28 @@ def finetune(
 
 
 @torch.inference_mode()
-def is_right(row: Row, questions: list[EncodedQuestion]) -> np.ndarray:
+def is_right(scorer: Scorer, questions: list[EncodedQuestion]) -> np.ndarray:
     """Return whether the right choice has a higher score than all others: (questions,), bool.
 
     A tie is wrong.
     """
-    scores = [row(question) for question in questions]  # (choices,) each
-    pairs = zip(scores, questions, strict=True)
-    return np.array([(row >= row[q.answer]).sum().item() == 1 for row, q in pairs])
+    right = []
+    for question in questions:
+        scores = scorer(question)  # (choices,)
+        right.append((scores >= scores[question.answer]).sum().item() == 1)
+    return np.array(right)
 
 
-def evaluate(runs: list[Row], splits: Splits) -> Right:
+def evaluate(runs: list[Scorer], splits: Splits) -> Right:
     """Return which questions each run answers right, for validation, test and both."""
     right = {name: np.array([is_right(run, splits[name]) for run in runs]) for name in EVALUATED}
     return right | {"both": np.hstack(list(right.values()))}
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
-    """Return how many questions only `first` and only `second` answers right, and a p-value.
+    """Return how many questions only `first` and only `second` answers right, and the p-value.
 
-    The p-value is that of McNemar's exact test: the probability of counts at least as unequal if a
+    It is that of McNemar's exact test: the probability of counts at least as unequal if a
     fair coin decided which of the two answers a question.
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -311,12 +292,6 @@ def print_comparison(shown: Right, hidden: Right) -> None:
     for name in shown:
         only_shown, only_hidden, p_value = mcnemar(shown[name][0], hidden[name][0])
         print(f"{name:12}{only_shown:16}{only_hidden:12}{p_value:9.2g}")
-    gains = [f"{shown[name].mean() - hidden[name].mean():+.3f} ({name})" for name in EVALUATED]
-    evidence = "evidence" if p_value < 0.05 else "no evidence"  # p_value is that of both sets
-    common.note(
-        f"with the question the accuracy of the ranker changes by {', '.join(gains)}: {evidence} "
-        f"of a difference (p = {p_value:.2g} on both sets)"
-    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -329,45 +304,51 @@ def main(argv: list[str] | None = None) -> int:
     seed, device = arguments.seed, common.select_device(arguments.device)
     limit = QUICK_QUESTIONS if arguments.quick else MAX_QUESTIONS
 
+    # 1. Questions
     _, loaded = lab_data.load_or_docstrings(arguments, "openbookqa", lab_data.load_questions)
     questions = {name: sample(rows, limit, seed) for name, rows in loaded.items()}
     folder = common.find_model(arguments.model, MODEL, bundled.encoder)
     tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModel, folder).to(device)
+    encoder = common.load(AutoModel, folder).to(device)
     if "validation" not in questions:
+        train = questions["train"]
+        texts = [f"{question.text} {question.choices[question.answer]}" for question in train]
         with common.errors_in("too few training questions"):
-            questions |= hold_out(model, tokenizer, questions["train"], seed)
+            questions |= hold_out(train, encode(encoder, tokenizer, texts), seed)
     questions = {name: questions[name] for name in SPLITS}
     questions = lab_data.remove_duplicates(questions, text=lambda question: question.text)
     if empty := [name for name in SPLITS if not questions[name]]:
         raise common.ScriptError(f"no {empty[0]} questions are left; use more questions")
     print(", ".join(f"{len(questions[name]):,} {name}" for name in SPLITS), "questions")
-    splits = {name: add_features(model, tokenizer, questions[name]) for name in SPLITS}
 
+    # 2. Frozen features
+    splits = {name: add_features(encoder, tokenizer, questions[name]) for name in SPLITS}
+
+    # 3. Rankers
     seeds = range(seed, seed + SEEDS)
-    rows: dict[str, list[Row]] = {
+    scorers: dict[str, list[Scorer]] = {
         "the longest": [lambda question: torch.tensor([*map(len, question.choices)])],
         "cosine": [lambda question: question.paired[:, -1]],
         "ranker, question not shown": [fit_ranker(splits, "alone", each) for each in seeds],
         "ranker": [fit_ranker(splits, "paired", each) for each in seeds],
     }
+
+    # 4. Fine-tuned encoders
     epochs = 1 if arguments.quick else TUNING_EPOCHS
     for kind, learning_rate in TUNING_RATES.items() if arguments.finetune else ():
         common.seed_everything(seed)
-        tuned = add_tuned_head(folder, kind).to(device)
-        trained = sum(weight.numel() for weight in tuned.parameters() if weight.requires_grad)
+        model = common.add_head(AutoModelForMultipleChoice, folder, {0: "score"})
+        if kind == "LoRA":
+            lab_common.add_lora(model.base_model)  # the head stays trainable
+        trained = lab_common.trained_weights(model) / 1e6
         with common.errors_in(folder):
-            row = finetune(tuned, tokenizer, splits["train"], epochs, learning_rate)
-        rows[f"{kind}, {trained / 1e6:.2f} M weights"] = [row]
+            tuned = finetune(model.to(device), tokenizer, splits["train"], epochs, learning_rate)
+        scorers[f"{kind}, {trained:.2f} M weights"] = [tuned]
 
-    results = {name: evaluate(runs, splits) for name, runs in rows.items()}
+    # 5. Results
+    results = {name: evaluate(runs, splits) for name, runs in scorers.items()}
     print_table(results, splits)
-    shown, hidden = results["ranker"], results["ranker, question not shown"]
-    print_comparison(shown, hidden)
-    common.note(
-        f"without the question the ranker answers {hidden['test'].mean():.3f} of the test "
-        f"questions, by the wording of the choices; guessing answers {chance(splits['test']):.3f}"
-    )
+    print_comparison(results["ranker"], results["ranker, question not shown"])
     return 0
 
 

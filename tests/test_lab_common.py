@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForMultipleChoice
 
 import common
 import lab_common
-from conftest import load_pair, only_line
+from conftest import load_pair
 from lab_common import all_layers_pooling, cls_pooling, mean_pooling
 
 ENCODER, DECODER = "distilbert/distilbert-base-uncased", "openai-community/gpt2"
@@ -58,52 +58,36 @@ def test_text_without_tokens_is_an_error(checkpoints: Path) -> None:
         lab_common.tokenize(model, tokenizer, ["a text", ""])
 
 
-def write_settings(folder: Path, pooling: dict, prompts: dict) -> None:
-    """Write the two files of sentence-transformers."""
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
-    path = folder / "config_sentence_transformers.json"
-    path.write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> torch.nn.Module:
-    """Return a model without weights whose folder is `tmp_path`."""
-    model = torch.nn.Module()
-    model.name_or_path = str(tmp_path)
-    return model
-
-
-@pytest.mark.parametrize(("mode", "pooling"), [
-    ("pooling_mode_cls_token", cls_pooling),
-    ("pooling_mode_mean_tokens", mean_pooling),
+@pytest.mark.parametrize(("modes", "pooling", "note"), [
+    (None, mean_pooling, ""),
+    ({"pooling_mode_cls_token": True, "pooling_mode_max_tokens": False}, cls_pooling, ""),
+    ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, mean_pooling, ""),
+    ({"pooling_mode_lasttoken": True}, mean_pooling, "trained with pooling_mode_lasttoken; "),
 ])  # fmt: skip
 def test_pooling_is_the_one_that_the_encoder_was_trained_with(
-    mode: str, pooling: lab_common.Pooling, model: torch.nn.Module, tmp_path: Path,
+    modes: dict | None, pooling: lab_common.Pooling, note: str, tmp_path: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
-    others = dict.fromkeys(("pooling_mode_cls_token", "pooling_mode_max_tokens"), False)
-    write_settings(tmp_path, {"word_embedding_dimension": 8} | others | {mode: True}, {"query": ""})
+    model = torch.nn.Module()
+    model.name_or_path = str(tmp_path)
+    if modes:
+        (tmp_path / "1_Pooling").mkdir()
+        settings = json.dumps({"word_embedding_dimension": 8} | modes)
+        (tmp_path / "1_Pooling" / "config.json").write_text(settings, encoding="utf-8")
     assert lab_common.sentence_pooling(model) is pooling
-    assert capsys.readouterr().err == ""
-
-
-def test_encoder_without_settings_takes_the_mean(
-    model: torch.nn.Module, capsys: pytest.CaptureFixture
-) -> None:
-    assert lab_common.sentence_pooling(model) is mean_pooling
-    assert capsys.readouterr().err == ""
-
-
-def test_other_poolings_and_prompts_are_noted(
-    model: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    modes = {"pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}
-    write_settings(tmp_path, modes, {"query": "query: ", "passage": "passage: "})
-    assert lab_common.sentence_pooling(model) is mean_pooling
     err = capsys.readouterr().err
-    only_line(err, "trained with pooling_mode_lasttoken; the mean is used instead")
-    only_line(err, "(query 'query: ', passage 'passage: '); none is added")
+    assert note in err if note else err == ""
+
+
+def test_lora_trains_two_narrow_matrices_per_layer_and_the_new_head(checkpoints: Path) -> None:
+    model = common.add_head(AutoModelForMultipleChoice, checkpoints / ENCODER, {0: "score"})
+    encoder = model.base_model
+    layers = [layer for layer in encoder.modules() if isinstance(layer, torch.nn.Linear)]
+    head = lab_common.trained_weights(model) - lab_common.trained_weights(encoder)
+    narrow = lab_common.LORA_RANK * sum(sum(layer.weight.shape) for layer in layers)
+    lab_common.add_lora(encoder)
+    assert len(layers) == 6 * encoder.config.n_layers  # four in attention, two after it
+    assert lab_common.trained_weights(model) == narrow + head
 
 
 @pytest.mark.parametrize("rows", [1, 50, 1003])

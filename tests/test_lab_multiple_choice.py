@@ -17,7 +17,7 @@ import lab_data
 import lab_multiple_choice
 from conftest import EXPECTED, SHARED, Run, only_line
 from lab_data import Question
-from lab_multiple_choice import EncodedQuestion, Row, is_right
+from lab_multiple_choice import EncodedQuestion, Scorer, is_right
 
 TEXT = "the with their from river water light small house under there which about these"
 WORDS = TEXT.split()
@@ -58,8 +58,8 @@ def encoded(features: torch.Tensor, answer: int) -> EncodedQuestion:
     return EncodedQuestion("?", ["x"] * len(features), answer, alone=features, paired=features)
 
 
-def fixed(scores: list[float]) -> Row:
-    """Return a row that gives the choices of every question these scores."""
+def fixed(scores: list[float]) -> Scorer:
+    """Return a scorer that gives the choices of every question these scores."""
     return lambda question: torch.tensor(scores[: len(question.choices)])
 
 
@@ -80,7 +80,7 @@ def scores_of(
     def scores_of(**splits: Rows) -> dict[str, list]:
         scores: dict[str, list] = {"validation": [], "test": []}
 
-        def evaluate(runs: list[Row], splits: dict[str, list[EncodedQuestion]]) -> object:
+        def evaluate(runs: list[Scorer], splits: dict[str, list[EncodedQuestion]]) -> object:
             with torch.inference_mode():
                 for name, rows in scores.items():
                     rows += [[run(question).tolist() for question in splits[name]] for run in runs]
@@ -132,7 +132,7 @@ def test_training_answers_train_every_trained_row(scores_of: Callable) -> None:
 def test_the_dropout_with_the_best_validation_accuracy_is_used(
     best: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train_ranker(questions: object, view: str, dropout: float) -> Row:
+    def train_ranker(questions: object, view: str, dropout: float) -> Scorer:
         return lambda question: question.paired[:, round(10 * dropout)]  # its own column is right
 
     monkeypatch.setattr(lab_multiple_choice, "DROPOUT", (0.0, 0.1, 0.2))
@@ -151,7 +151,7 @@ def test_each_ranker_has_its_own_seed(
 ) -> None:
     seeds = []
 
-    def fit_ranker(splits: object, view: str, seed: int) -> Row:
+    def fit_ranker(splits: object, view: str, seed: int) -> Scorer:
         seeds.append((view, seed))
         return fixed([0.0, 1.0, 2.0, 3.0])
 
@@ -180,47 +180,36 @@ def test_training_questions_of_the_test_set_are_removed(
 ) -> None:
     for name, value in QUICK.items():
         monkeypatch.setattr(lab_multiple_choice, name, value)
-    train, validation, test = map(make_rows, range(3))
+    train, test = make_rows(0, 60), make_rows(2)
     copies = [row | {"question": f" {row['question'].upper()}  "} for row in test[:7]]
-    options = ("--data", tmp_path, "--model", encoder)
-    write(tmp_path, train=[*train, *copies, *validation[:2]], validation=validation, test=test)
-    output = run("lab_multiple_choice", *options)[1]
-    assert "9 train, 0 validation\n24 train, 24 validation, 24 test questions" in output
-    (tmp_path / "validation.jsonl").unlink()  # held out, and then compared with the test questions
-    output = run("lab_multiple_choice", *options)[1]
-    removed = sum(map(int, re.findall(r"\d+", output.splitlines()[0])))
-    assert removed == 7
-    counts = [int(count) for count in re.findall(r"\d+", output.splitlines()[1])]
-    assert sum(counts) == 24 + 2 + 24  # the two others may be in either split
+    write(tmp_path, train=[*train, *copies], test=test)  # validation questions are held out
+    lines = run("lab_multiple_choice", "--data", tmp_path, "--model", encoder)[1].splitlines()
+    removed, kept = ([int(count) for count in re.findall(r"\d+", line)] for line in lines[:2])
+    assert (sum(removed), sum(kept)) == (7, 60 + 24)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_similar_questions_are_held_out_together(seed: int, encoder: Path) -> None:
-    generator, questions = np.random.default_rng(seed), []
-    for fact in range(20):  # four questions about each, which differ in the order of two words
-        words = generator.choice(WORDS, 12).tolist()
-        for _ in range(4):
-            words[-2:] = generator.permutation(words[-2:]).tolist()
-            questions.append(Question(" ".join(words), ["yes", str(fact)], 0))
-    order = generator.permutation(len(questions))
-    model, tokenizer = (common.load(each, encoder) for each in (AutoModel, AutoTokenizer))
-    splits = lab_multiple_choice.hold_out(
-        model, tokenizer, [questions[index] for index in order], seed
-    )
-    facts = {name: {each.choices[1] for each in rows} for name, rows in splits.items()}
-    assert not facts["train"] & facts["validation"]
+def test_similar_questions_are_held_out_together(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    facts = generator.permutation(np.arange(80) % 20)  # four questions about each
+    noise = generator.normal(0, 0.01, (80, 32))
+    features = generator.normal(0, 1, (20, 32))[facts] + noise  # (questions, width)
+    questions = [Question("?", ["yes", str(fact)], 0) for fact in facts]
+    splits = lab_multiple_choice.hold_out(questions, features, seed)
+    held_out = {name: {each.choices[1] for each in rows} for name, rows in splits.items()}
+    assert not held_out["train"] & held_out["validation"]
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 72, "validation": 8}
 
 
-def test_the_right_choice_is_not_always_the_first(
+def test_questions_are_sampled_and_the_right_choice_is_not_always_the_first(
     run: Run, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     always_first = fixed([3.0, 2.0, 1.0, 0.0])
     monkeypatch.setattr(lab_multiple_choice, "fit_ranker", lambda *_: always_first)
-    first = {name: [row | {"answer": 0} for row in make_rows(seed, 200)]
-             for seed, name in enumerate(lab_data.SPLITS)}  # fmt: skip
-    write(tmp_path, **first)
-    output = run("lab_multiple_choice", "--data", tmp_path, "--model", encoder)[1]
+    first = [[row | {"answer": 0} for row in make_rows(seed, 320)] for seed in range(3)]
+    write(tmp_path, **dict(zip(lab_data.SPLITS, first, strict=True)))
+    output = run("lab_multiple_choice", "--data", tmp_path, "--model", encoder, "--quick")[1]
+    assert ", 300 test questions\n" in output
     for accuracy in re.findall(r"\d\.\d{3}(?= ±)", only_line(output, "ranker   ")):
         assert 0.2 < float(accuracy) < 0.5
 
@@ -234,29 +223,17 @@ def test_shuffled_choices_have_the_right_answer() -> None:
         assert sorted(question.choices) == ["never", "no", f"yes {question.text}"]
 
 
-def test_large_splits_are_sampled(run: Run, tmp_path: Path, encoder: Path) -> None:
-    write(tmp_path, train=make_rows(0, 400), validation=make_rows(1), test=make_rows(2, 400))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab_multiple_choice, "fit_ranker", lambda *_: fixed([1.0, 0.0, 0.0, 0.0]))
-        options = ("--data", tmp_path, "--model", encoder, "--quick")
-        output = run("lab_multiple_choice", *options)[1]
-    assert "\n300 train, 24 validation, 300 test questions\n" in output
-
-
-def test_too_few_questions_are_one_line(run: Run, tmp_path: Path, encoder: Path) -> None:
-    write(tmp_path, train=make_rows(0, 1), test=make_rows(1))
+@pytest.mark.parametrize(("files", "problem"), [
+    ({"train": make_rows(0, 1), "test": make_rows(1)}, "too few training questions"),
+    (dict.fromkeys(lab_data.SPLITS, make_rows(1)), "no train questions are left"),
+])  # fmt: skip
+def test_too_few_questions_are_one_line(
+    files: dict[str, Rows], problem: str, run: Run, tmp_path: Path, encoder: Path
+) -> None:
+    write(tmp_path, **files)
     code, _, errors = run("lab_multiple_choice", "--data", tmp_path, "--model", encoder)
-    assert code == 1
-    assert errors.startswith("lab_multiple_choice.py: too few training questions")
-    assert errors.count("\n") == 1
-
-
-def test_a_split_of_duplicates_only_is_one_line(run: Run, tmp_path: Path, encoder: Path) -> None:
-    train, test = make_rows(0), make_rows(1)
-    write(tmp_path, train=train, validation=test, test=test)
-    code, _, errors = run("lab_multiple_choice", "--data", tmp_path, "--model", encoder)
-    assert code == 1
-    assert "no validation questions are left" in errors.splitlines()[-1]
+    assert (code, errors.count("\n")) == (1, 1)
+    assert errors.startswith(f"lab_multiple_choice.py: {problem}")
 
 
 # --- Features and scores ------------------------------------------------------------------------
@@ -304,15 +281,14 @@ def test_ranker_learns_the_features_of_right_choices() -> None:
     assert torch.equal(row(questions[0]), row(questions[0]))  # without dropout
 
 
-@pytest.mark.parametrize("kind", lab_multiple_choice.TUNING_RATES)
-def test_fine_tuning_learns_which_choice_continues_the_question(kind: str, encoder: Path) -> None:
+def test_fine_tuning_learns_which_choice_continues_the_question(encoder: Path) -> None:
     generator, questions = np.random.default_rng(0), []
     for _ in range(32):
         words = generator.permutation(WORDS)[:3].tolist()
         answer = int(generator.integers(3))
         questions.append(EncodedQuestion(words[answer], words, answer, *torch.zeros(2, 3, 1)))
     common.seed_everything(0)
-    model = lab_multiple_choice.add_tuned_head(encoder, kind)
+    model = common.add_head(AutoModelForMultipleChoice, encoder, {0: "score"})
     tokenizer = common.load(AutoTokenizer, encoder)
     row = lab_multiple_choice.finetune(model, tokenizer, questions, 30, 5e-3)
     assert is_right(row, questions).mean() > 0.8
@@ -330,16 +306,6 @@ def test_choices_of_several_questions_are_read_one_by_one(encoder: Path) -> None
                 ids = tokenizer(question.text, choice, return_tensors="pt")
                 expected = model(**{name: row[None] for name, row in ids.items()}).logits
                 assert score.item() == pytest.approx(expected.item(), abs=1e-5)
-
-
-def test_lora_trains_its_matrices_and_the_head_only(encoder: Path) -> None:
-    model = lab_multiple_choice.add_tuned_head(encoder, "LoRA")
-    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    assert {name for name in trained if "lora_" not in name} == {
-        "pre_classifier.weight", "pre_classifier.bias", "classifier.weight", "classifier.bias"
-    }  # fmt: skip
-    assert all(weight.requires_grad for weight in
-               lab_multiple_choice.add_tuned_head(encoder, "fine-tuned").parameters())  # fmt: skip
 
 
 # --- Comparison ---------------------------------------------------------------------------------
