@@ -46,35 +46,33 @@ class QuickRun(NamedTuple):
     """A run with --quick."""
 
     out: str
-    calls: list[tuple]  # of train_and_predict: its arguments
-    predictions: list[Predictions]  # that they returned
+    trainings: list[tuple]  # arguments and result of each call of train_and_predict
     weights: list[list[float]]  # some of each network, in the order of training
+    pictures: list[str]  # names
 
 
-def quick_run(data: Path, *options: str, train_and_predict: Any = None) -> QuickRun:
-    """Run the script with --quick; another function may replace `train_and_predict`."""
-    calls, predictions, weights = [], [], []
-    former, train_network = train_and_predict or task03.train_and_predict, task03.train_network
+def quick_run(data: Path, *options: str) -> QuickRun:
+    """Run the script with --quick, without its pictures."""
 
     def spy(*arguments: Any) -> Predictions:
-        calls.append(arguments)
-        predictions.append(former(*arguments))
-        return predictions[-1]
+        predictions = train_and_predict(*arguments)
+        trainings.append((*arguments, predictions))
+        return predictions
 
     def spy_network(*arguments: Any) -> torch.nn.Module:
         network = train_network(*arguments)
         weights.append(parameters_to_vector(network.parameters())[:9].tolist())
         return network
 
+    train_and_predict, train_network = task03.train_and_predict, task03.train_network
+    trainings, weights, pictures = [], [], []
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr(task03, "train_and_predict", spy)
         patch.setattr(task03, "train_network", spy_network)
         patch.setattr(task03, "cpu_count", lambda: 1)
         patch.setattr(common, "save_figure", lambda figure, path: pictures.append(path.name))
-        pictures: list[str] = []
         task03.main(["--quick", "--data", str(data), *options])
-    assert pictures == ["task03_week.png", "task03_table.png"]
-    return QuickRun(out.getvalue(), calls, predictions, weights)
+    return QuickRun(out.getvalue(), trainings, weights, pictures)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +99,8 @@ def test_other_test_data_change_nothing_but_the_test_errors(
 ) -> None:
     other = quick_run(changed_data(small_data, tmp_path, "test", "2014"))
     assert other.weights == first_run.weights
-    for name, predictions in first_run.predictions[0].items():  # in validation
-        np.testing.assert_array_equal(other.predictions[0][name], predictions)
+    for name, predictions in first_run.trainings[0][-1].items():  # of the validation data
+        np.testing.assert_array_equal(other.trainings[0][-1][name], predictions)
     assert only_line(other.out, "Winner: ") == only_line(first_run.out, "Winner: ")
     assert only_line(other.out, "Test MSE: ") != only_line(first_run.out, "Test MSE: ")
 
@@ -136,7 +134,7 @@ def test_origins_are_three_years_whose_last_quarters_validate() -> None:
 def test_test_year_is_predicted_once_by_models_of_all_training_years(
     first_run: QuickRun, small_data: Path
 ) -> None:
-    (_, earlier, quarter, *_), (_, all_years, test, *_) = first_run.calls
+    (_, earlier, quarter, *_), (_, all_years, test, *_) = first_run.trainings
     assert str(earlier.times[-1]) == "2013-12-14 23:45:00"
     assert str(quarter.times[-1]) == str(all_years.times[-1]) == "2013-12-31 23:45:00"
     assert str(test.times[0]) == "2014-01-02 00:00:00"  # the first target of task 02
@@ -164,14 +162,24 @@ def test_network_with_the_lowest_mean_validation_error_wins(
 
     origins = ["2013-12-10", "2013-12-15", "2013-12-20"]
     monkeypatch.setattr(task03, "QUICK_ORIGINS", origins)
+    monkeypatch.setattr(task03, "train_and_predict", predict)
+    out, trainings, _, _ = quick_run(small_data)
+    assert f"Winner: {SHORT.name}, average of 3 networks\n" in out
+    assert float(only_line(out, "Test MSE: ")[10:]) == pytest.approx(0.4, rel=1e-5)
+    starts = [str(later.times[0])[:10] for _, _, later, *_ in trainings]
+    assert starts == [*origins, "2014-01-02"]
+
+
+def test_seed_and_the_number_of_readings_reach_the_training(
+    small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(task03, "QUICK_READINGS", 5000)
-    found = quick_run(small_data, "--seed", "5", train_and_predict=predict)
-    assert f"Winner: {SHORT.name}, average of 3 networks\n" in found.out
-    assert float(only_line(found.out, "Test MSE: ")[10:]) == pytest.approx(0.4, rel=1e-5)
-    _, samples, times, seeds, _ = zip(*found.calls, strict=True)
-    assert [str(later.times[0])[:10] for later in times] == [*origins, "2014-01-02"]
-    assert [len(train.targets) for train in samples][-1] == 5000 - task03.HISTORY
-    assert list(seeds) == [range(5, 6)] * 3 + [range(5, 8)]
+    (_, _, _, validation_seeds, *_), (_, train, _, seeds, *_) = quick_run(
+        small_data, "--seed", "5"
+    ).trainings
+    assert (validation_seeds, seeds) == (range(5, 6), range(5, 8))
+    readings = pd.read_csv(small_data / "electricity_train.csv")["consumption"]
+    np.testing.assert_allclose(train.targets, readings[task03.HISTORY - 5000 :], rtol=1e-5)
 
 
 # --- The inputs ----------------------------------------------------------------------------------
@@ -309,11 +317,8 @@ def test_several_processes_train_the_same_networks(monkeypatch: pytest.MonkeyPat
 def test_table_has_mean_and_deviation_of_the_networks_and_the_result_their_average(
     first_run: QuickRun,
 ) -> None:
-    out, predictions, targets = (
-        first_run.out,
-        first_run.predictions[-1],
-        first_run.calls[-1][2].targets,
-    )
+    _, _, test, *_, predictions = first_run.trainings[-1]
+    out, targets = first_run.out, test.targets
     errors = [np.mean((row - targets) ** 2) for row in predictions[SHORT.name]]
     fraction = 1 - np.mean(errors) / np.var(targets)
     expected = f"{np.mean(errors):.4f} {np.std(errors, ddof=1):.4f}     {fraction:.4f}"
@@ -323,6 +328,10 @@ def test_table_has_mean_and_deviation_of_the_networks_and_the_result_their_avera
     assert float(only_line(out, "Test MSE: ")[10:]) == pytest.approx(error, rel=1e-5)
     fraction = 1 - error / np.var(targets)
     assert float(only_line(out, "R-squared: ")[11:]) == pytest.approx(fraction, rel=1e-5)
+
+
+def test_run_draws_two_pictures(first_run: QuickRun) -> None:
+    assert first_run.pictures == ["task03_week.png", "task03_table.png"]
 
 
 def test_remarks_name_the_rows_worse_than_the_last_reading_and_the_hardest_steps(
