@@ -34,11 +34,10 @@ VERSES = common.DATA / "verses.txt"  # verses in terza rima, written for this pr
 
 
 def clean_text(text: str) -> str:
-    """Return a text without trailing whitespace, or the Inferno alone if it is in the text.
+    """Return a text without trailing whitespace, or the poem alone if the text contains it.
 
-    Of an HTML page, such as the archive's, only the element <pre> is a text. If the text contains
-    the edition of RESULTS.md, only the poem is returned, without the header and the footer of the
-    file.
+    Of an HTML page, such as the archive's, only the element <pre> is a text. The poem is the
+    edition used in RESULTS.md, without the header and the footer of the file.
     """
     if re.match(r"\s*<(!doctype|html|pre)\b", text, re.IGNORECASE):
         preformatted = re.search(r"<pre\b[^>]*>(.*)</pre>", text, re.IGNORECASE | re.DOTALL)
@@ -82,8 +81,8 @@ def find() -> Path:
 def load(path: Path | None = None) -> str:
     """Load the text in the file `path`, or Dante's Inferno: see `clean_text`, `find`.
 
-    A note on standard error says if a file contains another text, or more than the Inferno. Raises
-    `ScriptError` naming the file if it cannot be read or contains no text.
+    Prints a note if the file contains another text, or more than the Inferno. Raises `ScriptError`
+    naming the file if it cannot be read or contains no text.
     """
     file = path or find()
     whole = common.read_text(file)

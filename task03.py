@@ -1,10 +1,9 @@
 """Task 03: experiments towards a better model of the electricity consumption.
 
 The table compares baselines, the LSTM of task 02, MLPs (fully connected layers) and MLPs with GRUs
-(recurrent layers). Each network changes one thing in the one above it. They are compared on
-validation data, readings that they were not trained on. The customer's habits change, so no single
-period represents the year to come. Hence there are three: the last quarters of 2011, 2012 and 2013.
-For each of them, every model is trained on all readings before it.
+(recurrent layers). Each network changes one thing in the one above it. The customer's habits
+change, so no single period represents the year to come. Hence validation data are the last quarters
+of 2011, 2012 and 2013. For each of them, every model is trained on all readings before it.
 
 The winner is the network with the lowest mean of its three errors. Then every model is trained
 again on 2011 to 2013, each network from three seeds, and tested on 2014. The test year is used once
@@ -19,7 +18,7 @@ MSE of 0.0237 and an R-squared of 0.963. Repeating the last reading has an MSE o
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -78,10 +77,7 @@ def split_at(samples: Samples, origin: str) -> tuple[Samples, Samples]:
     start = pd.Timestamp(origin)
     first, end = samples.times.searchsorted([start, start + VALIDATION])
     if not 0 < first < end:
-        raise common.ScriptError(
-            f"the training data must start four weeks before {origin} or earlier, and end later; "
-            "change ORIGINS in task03.py for other years"
-        )
+        raise common.ScriptError(f"no training data around {origin}; change ORIGINS in task03.py")
     return samples.part(slice(first)), samples.part(slice(first, end))
 
 
@@ -201,28 +197,6 @@ def train_network(
     return network
 
 
-def train_networks(
-    experiments: Sequence[Experiment], train: Samples, seeds: range, device: torch.device
-) -> list[nn.Module]:
-    """Return the networks of the first experiment, one from each seed, then those of the second.
-
-    Several networks are trained at a time, each in a process and on one core. Their weights do not
-    depend on the number of processes.
-    """
-
-    def jobs() -> Iterator[tuple]:
-        for experiment in experiments:
-            inputs, level = make_inputs(train, experiment)
-            arguments = experiment, inputs, train.targets - level
-            yield from (delayed(train_network)(*arguments, seed, device) for seed in seeds)
-
-    warnings.filterwarnings("ignore", module="joblib.parallel")  # unused results, after Ctrl-C
-    workers = min(MAX_WORKERS, cpu_count()) if device.type == "cpu" else 1
-    networks = Parallel(workers, return_as="generator", max_nbytes=None)(jobs())
-    progress = f"trained until {train.times[-1]:%B %Y}"
-    return list(tqdm(networks, progress, len(experiments) * len(seeds), unit=" networks"))
-
-
 def predict_baselines(train: Samples, later: Samples) -> dict[str, np.ndarray]:
     """Fit the models that are not networks, and return their predictions: (1, rows) each."""
     history = later.history  # (rows, HISTORY)
@@ -245,39 +219,50 @@ def predict_baselines(train: Samples, later: Samples) -> dict[str, np.ndarray]:
 
 
 def train_and_predict(
-    experiments: Sequence[Experiment],
+    experiments: list[Experiment],
     train: Samples,
     later: Samples,
     seeds: range,
     device: torch.device,
 ) -> dict[str, np.ndarray]:
-    """Train every row of the table, and return its predictions of `later`: (models, rows) each."""
+    """Train every row of the table, and return its predictions of `later`: (models, rows) each.
+
+    Several networks are trained at a time, each in a process and on one core. Their weights do not
+    depend on the number of processes.
+    """
+
+    def jobs() -> Iterator[tuple]:
+        for experiment in experiments:
+            inputs, level = make_inputs(train, experiment)
+            arguments = experiment, inputs, train.targets - level
+            yield from (delayed(train_network)(*arguments, seed, device) for seed in seeds)
+
+    warnings.filterwarnings("ignore", module="joblib.parallel")  # unused results, after Ctrl-C
+    workers = min(MAX_WORKERS, cpu_count()) if device.type == "cpu" else 1
+    trained = Parallel(workers, return_as="generator", max_nbytes=None)(jobs())  # in this order
+    progress, total = f"trained until {train.times[-1]:%B %Y}", len(experiments) * len(seeds)
+    networks = list(tqdm(trained, progress, total, unit=" networks"))
+
     predictions = predict_baselines(train, later)
-    networks = train_networks(experiments, train, seeds, device)
-    for number, experiment in enumerate(experiments):
+    for experiment in experiments:
         inputs, level = make_inputs(later, experiment)  # (rows, inputs), (rows,)
         rows = torch.from_numpy(inputs).to(device)
-        group = networks[number * len(seeds) : (number + 1) * len(seeds)]
-        outputs = [task02.predict(network, rows).cpu().numpy() for network in group]
+        outputs = [task02.predict(networks.pop(0), rows).cpu().numpy() for _ in seeds]
         predictions[experiment.name] = level + np.stack(outputs)
     return predictions
 
 
 def print_remarks(table: pd.DataFrame, test: Samples) -> None:
-    """Print on standard error which steps make up the test error, and which rows have failed."""
+    """Print on standard error which steps make up the test error, and which rows are useless."""
     errors = np.sort((test.targets - test.history[:, -1]) ** 2)[::-1]  # (rows,), the largest first
     first, second = (errors[: len(errors) // n].sum() / errors.sum() for n in (100, 20))
     common.note(
         f"1% of the steps of the test year hold {first:.0%} of the squared error of the last "
         f"reading, 5% hold {second:.0%}"
     )
-    means = table[["mean", "test MSE"]]
-    is_better = (means < means.loc[LAST_READING]).drop(LAST_READING)  # (rows, 2)
-    for where, rows in (
-        ("neither in validation nor in the test year", ~is_better.any(axis=1)),
-        ("in validation, but not in the test year", is_better["mean"] & ~is_better["test MSE"]),
-    ):
-        common.note(f"better than the last reading {where}: {'; '.join(rows.index[rows]) or '-'}")
+    for where, column in (("validation", "mean"), ("the test year", "test MSE")):
+        worse = table.index[table[column] > table[column][LAST_READING]]
+        common.note(f"worse than the last reading in {where}: {'; '.join(worse) or '-'}")
 
 
 def draw_week(data: pd.DataFrame, test: Samples, predictions: np.ndarray) -> None:

@@ -53,7 +53,7 @@ def best_span(
 ) -> tuple[float, int, int]:
     """Return the log-probability of the most probable answer, and its first and last token.
 
-    log p(answer) = log p(first token) + log p(last token). The arguments are (time,).
+    The arguments are (time,). log p(answer) = log p(first token) + log p(last token).
     """
     is_option = in_context.clone()  # (time,)
     is_option[0] = True  # [CLS]: models may choose it if the context contains no answer
@@ -77,7 +77,7 @@ def extract(
     As in `pipeline("question-answering")` of transformers 4, each window on the context has its own
     probabilities, and an answer consists of whole words.
     """
-    if len(tokenizer(question)["input_ids"]) + OVERLAP >= WINDOW:
+    if len(tokenizer(question)["input_ids"]) + OVERLAP >= WINDOW:  # tokenizers would panic
         raise common.ScriptError("the question is too long; it leaves no room for the context")
     windows = tokenizer(
         question,

@@ -14,6 +14,7 @@ Takes seconds. METEOR needs WordNet for synonyms; if NLTK does not have it, it i
 Expect a ROUGE-1 of 0.772, a METEOR of 0.372 (0.345 without WordNet) and an exact match of 0.25.
 """
 
+import contextlib
 import io
 import re
 import socket
@@ -81,16 +82,14 @@ def rouge(predictions: list[str], references: list[str]) -> dict[str, float]:
 
 def find_wordnet() -> Any:
     """Return NLTK's WordNet, downloaded if necessary, or `NO_SYNONYMS` with a note."""
+    with contextlib.suppress(Exception):  # a file is missing or damaged
+        wordnet.synsets("well")
+        return wordnet
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         with common.errors_in("WordNet cannot be downloaded"):
-            try:
-                wordnet.synsets("well")
-            except Exception:  # a file is missing or damaged
-                socket.setdefaulttimeout(TIMEOUT)
-                nltk.download(  # checks a digest
-                    "wordnet", quiet=True, raise_on_error=True, print_error_to=io.StringIO()
-                )
-                wordnet.synsets("well")
+            nltk.download("wordnet", raise_on_error=True, print_error_to=io.StringIO())
+            wordnet.synsets("well")
         return wordnet
     except common.ScriptError as error:
         fix = "run `python -m nltk.downloader wordnet` with a network"
@@ -121,10 +120,8 @@ def squad_words(text: str) -> list[str]:
 def word_f1(prediction: str, reference: str) -> float:
     """Return the harmonic mean of precision and recall of the words of a prediction."""
     predicted, expected = Counter(squad_words(prediction)), Counter(squad_words(reference))
-    if not (predicted and expected):
-        return float(predicted == expected)
     shared = (predicted & expected).total()  # a word counts as often as both texts have it
-    return 2 * shared / (predicted.total() + expected.total())
+    return 2 * shared / max(1, predicted.total() + expected.total())
 
 
 def squad(predictions: list[str], references: list[str]) -> dict[str, float]:

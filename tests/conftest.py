@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -32,7 +31,6 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"  # a revision, as the Hub na
 CPU = torch.device("cpu")
 ModelAndTokenizer = tuple[Any, Any]
 Run = Callable[..., tuple[int, str, str]]
-RunScript = Callable[..., subprocess.CompletedProcess]
 
 
 def only_line(text: str, part: str) -> str:
@@ -100,18 +98,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Run:
         except SystemExit as end:  # of argparse
             code = int(end.code or 0)
         return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def run_script(tmp_path: Path) -> RunScript:
-    """Return a function that runs a script as a user would, from another working directory."""
-
-    def run(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess:
-        command = [sys.executable, ROOT / script, *map(str, arguments)]
-        defaults: dict[str, Any] = {"cwd": tmp_path, "capture_output": True, "encoding": "utf-8"}
-        return subprocess.run(command, check=False, **(defaults | options))
 
     return run
 

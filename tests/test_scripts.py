@@ -2,14 +2,17 @@
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +27,7 @@ import lab_multiple_choice
 import lab_retrieval
 import task03
 from checkpoints import CHECKPOINTS
-from conftest import EXPECTED, ROOT, Run, RunScript, put_in_cache
+from conftest import EXPECTED, ROOT, Run, put_in_cache
 
 SCRIPTS = [
     *(f"task{number:02}" for number in range(1, 14)),
@@ -115,23 +118,21 @@ def test_a_wrong_option_exits_with_2(script: str, run: Run) -> None:
         assert f"unrecognized arguments: {option}" in err.splitlines()[-1]
 
 
-def test_importing_the_scripts_prints_reads_and_writes_nothing(tmp_path: Path) -> None:
-    watched = str(tmp_path), str(ROOT / "DATA"), str(ROOT / "results")
-    code = f"""
-import os, sys
-def watch(event, arguments):
-    if event == "socket.connect":
-        print(event, arguments)
-    elif event in ("open", "os.mkdir") and isinstance(arguments[0], str):
-        if os.path.abspath(arguments[0]).startswith({watched}):
-            print(event, arguments)
-sys.addaudithook(watch)
-sys.path.insert(0, {str(ROOT)!r})
-import {", ".join([*SCRIPTS, *HELPERS])}
-"""
-    command = [sys.executable, "-B", "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+@pytest.mark.parametrize("module", [*SCRIPTS, *HELPERS])
+def test_importing_prints_reads_and_writes_nothing(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spy(file: object, *arguments: Any, **options: Any) -> Any:
+        opened.append(str(file))
+        return io_open(file, *arguments, **options)
+
+    io_open, opened = open, []
+    monkeypatch.setattr("builtins.open", spy)
+    monkeypatch.setattr(io, "open", spy)  # of pathlib
+    runpy.run_path(str(ROOT / f"{module}.py"))
+    folders = str(tmp_path), str(ROOT / "DATA"), str(ROOT / "results")
+    assert not [file for file in opened if file.startswith(folders)]
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("script", DATA_FILES)
@@ -153,12 +154,12 @@ def test_a_wrong_model_is_one_line(script: str, run: Run, data: Path) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if s not in ("task01", "task08", "task13")])
+@pytest.mark.parametrize(
+    "script", sorted({*SCRIPTS} - {"task01", "task08", "task13", "lab_tokenizer"})
+)
 def test_a_missing_device_is_one_line(
     script: str, run: Run, data: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if script == "lab_tokenizer":
-        return  # it computes nothing
     fill_cache(checkpoints, data.parent)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     options = ["--data", data] if script in DATA_FILES else []
@@ -169,9 +170,10 @@ def test_a_missing_device_is_one_line(
 
 # --- Results without a network ----------------------------------------------------------------
 
-PRINTED = {  # beginnings of lines of short runs, whose figures are not those of the records
+PRINTED = {  # beginnings of lines; the other scripts have their recorded output in their own test
     "task02": ["Epoch 1, Average MSE loss: 0.", "Test MSE: "],
     "task03": ["Winner: ", "Test MSE: ", "R-squared: "],
+    "task09": ["Training accuracy: 1.0", "Test accuracy: 0.5"],
     "dante_gpt": ["GPT, ", "tercets in terza rima  "],
     "lab_tokenizer": [(EXPECTED / "lab_tokenizer.txt").read_text("utf-8").split("\n\n")[0]],
     "lab_generation": ["greedy  ", "temperature 2.0  ", "top-p 0.9  "],
@@ -181,30 +183,19 @@ PRINTED = {  # beginnings of lines of short runs, whose figures are not those of
 }
 
 
-def words_and_numbers(text: str) -> tuple[list[str], list[float]]:
-    number = r"\d+\.\d+"
-    return re.split(number, text), [float(digits) for digits in re.findall(number, text)]
-
-
 @pytest.mark.usefixtures("short_runs")
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", PRINTED)
 def test_script_ends_with_its_result_without_a_network(
     script: str, run: Run, small_data: Path
 ) -> None:
-    options = ["--quick"] if script in PRINTED.keys() - {"lab_tokenizer"} else []
+    options = ["--quick"] if script not in ("task09", "lab_tokenizer") else []
     options += ["--length", 100] if script == "dante_gpt" else []
     if script in ("task02", "task03"):  # otherwise their synthetic data take a minute
         options += ["--data", small_data]
     code, out, err = run(script, *options)
     assert (code, "Traceback" in err) == (0, False), err
     assert ("The bundled " in err) == (script in ON_THE_HUB)
-    if script in PRINTED:
-        assert all(f"\n{beginning}" in f"\n{out}" for beginning in PRINTED[script]), out
-    else:  # other processors may differ in the last digits
-        recorded = (EXPECTED / f"{script}.txt").read_text(encoding="utf-8")
-        (words, numbers), (expected_words, expected) = map(words_and_numbers, (out, recorded))
-        assert words == expected_words
-        assert numbers == pytest.approx(expected, rel=1e-3)
+    assert all(f"\n{beginning}" in f"\n{out}" for beginning in PRINTED[script]), out
 
 
 def fill_cache(checkpoints: Path, home: Path) -> None:
@@ -228,35 +219,24 @@ def test_the_default_model_in_the_cache_is_used(
 
 # --- Standard output that cannot be written, and Ctrl-C -----------------------------------------
 
-needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 
-
-@pytest.mark.parametrize(
-    ("stream", "line"),
-    [
-        ("a closed pipe", "standard output was closed before everything was written"),
-        pytest.param("/dev/full", "No space left on device", marks=needs_full),
-    ],
-)
-def test_standard_output_that_cannot_be_written_is_one_line(
-    stream: str, line: str, small_data: Path, run_script: RunScript
-) -> None:
-    if stream == "/dev/full":
-        out = os.open(stream, os.O_WRONLY)
-    else:
-        reader, out = os.pipe()
-        os.close(reader)
-    options = {"capture_output": False, "stdout": out, "stderr": subprocess.PIPE}
-    options["env"] = {**os.environ, "PYTHONUNBUFFERED": ""}  # the output is written at the end
-    done = run_script("task01.py", "--data", small_data, **options)
+def test_a_closed_pipe_is_one_line(small_data: Path, tmp_path: Path) -> None:
+    reader, out = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, ROOT / "task01.py", "--data", small_data],
+        cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, encoding="utf-8", check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},  # the output is written at the end
+    )  # fmt: skip
     os.close(out)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"task01.py: {line}"
+    line = "task01.py: standard output was closed before everything was written"
+    assert done.stderr.splitlines()[-1] == line
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 
 
-@needs_full
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_ends_the_training_after_an_epoch(
     small_data: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
@@ -350,8 +330,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "cut off": cut_off,
     "a nonsense row": insert_row,
-    "bytes": lambda path: path.write_bytes(b"\xff\xfe\x00\x01" * 99),
-    "HTML": lambda path: path.write_bytes(b"<!DOCTYPE html>\n<html><body>404</body></html>\n"),
 }
 
 

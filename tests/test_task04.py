@@ -30,9 +30,10 @@ def encoder() -> ModelAndTokenizer:
     return load_pair(bundled.encoder(), AutoModel)
 
 
-def test_output_with_the_bundled_model(run: Run) -> None:
-    code, out, _ = run("task04", "--model", "bundled")
+def test_output_without_a_network(run: Run) -> None:
+    code, out, err = run("task04")
     assert (code, out) == (0, (EXPECTED / "task04.txt").read_text(encoding="utf-8"))
+    only_line(err, "The bundled ")
 
 
 def test_summary_equals_that_of_the_pipeline(t5: ModelAndTokenizer) -> None:

@@ -18,9 +18,10 @@ def chat(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> ModelAndTokenize
     return load_pair(checkpoints / task05.MODEL)
 
 
-def test_output_with_the_bundled_model(run: Run) -> None:
-    code, out, err = run("task05", "--model", "bundled")
+def test_output_without_a_network(run: Run) -> None:
+    code, out, err = run("task05")
     assert (code, out) == (0, (EXPECTED / "task05.txt").read_text(encoding="utf-8"))
+    only_line(err, "The bundled ")
     assert f"Prompt:\n{task05.PROMPT.format(review=task05.REVIEW)}\n" in err
 
 

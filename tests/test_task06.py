@@ -14,9 +14,10 @@ def marian(checkpoints: Path) -> ModelAndTokenizer:
     return load_pair(checkpoints / task06.MODEL)
 
 
-def test_output_with_the_bundled_model(run: Run) -> None:
-    code, out, _ = run("task06", "--model", "bundled")
+def test_output_without_a_network(run: Run) -> None:
+    code, out, err = run("task06")
     assert (code, out) == (0, (EXPECTED / "task06.txt").read_text(encoding="utf-8"))
+    only_line(err, "The bundled ")
 
 
 def test_translation_equals_that_of_the_pipeline(marian: ModelAndTokenizer) -> None:

@@ -11,19 +11,18 @@ import task04
 import task07
 from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
 
-MODELS = ("--extractive-model", "bundled", "--generative-model", "bundled")
-
 
 @pytest.fixture
 def reader(checkpoints: Path) -> ModelAndTokenizer:
     return load_pair(checkpoints / task07.EXTRACTIVE_MODEL, AutoModelForQuestionAnswering)
 
 
-def test_output_with_the_bundled_models(run: Run) -> None:
-    code, out, err = run("task07", *MODELS)
+def test_output_without_a_network(run: Run) -> None:
+    code, out, err = run("task07")
     assert (code, out) == (0, (EXPECTED / "task07.txt").read_text(encoding="utf-8"))
     only_line(err, "extracted: characters 67 to 84, probability 0.")  # of "Leonardo da Vinci"
     only_line(err, "generated: ")
+    assert err.count("The bundled ") == 2
 
 
 def test_best_span_equals_the_best_of_all_spans() -> None:

@@ -13,9 +13,10 @@ from conftest import EXPECTED, Run, load_pair, only_line
 DECODER = "openai-community/gpt2"
 
 
-def test_output_with_the_bundled_model(run: Run) -> None:
-    code, out, err = run("task10", "--model", "bundled")
+def test_output_without_a_network(run: Run) -> None:
+    code, out, err = run("task10")
     assert (code, out) == (0, (EXPECTED / "task10.txt").read_text(encoding="utf-8"))
+    only_line(err, "The bundled ")
     assert f"Prompt:\n{task10.build_prompt(task10.TEXT, task10.EXAMPLES)}\n" in err
 
 
