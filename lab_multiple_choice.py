@@ -292,6 +292,12 @@ def print_comparison(shown: Right, hidden: Right) -> None:
     for name in shown:
         only_shown, only_hidden, p_value = mcnemar(shown[name][0], hidden[name][0])
         print(f"{name:12}{only_shown:16}{only_hidden:12}{p_value:9.2g}")
+    gains = [f"{shown[name].mean() - hidden[name].mean():+.3f} ({name})" for name in EVALUATED]
+    evidence = "evidence" if p_value < 0.05 else "no evidence"  # p_value is that of both sets
+    common.note(
+        f"the question changes the accuracy by {', '.join(gains)}: {evidence} of a difference "
+        f"(p = {p_value:.2g} on both sets)"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

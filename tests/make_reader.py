@@ -107,7 +107,7 @@ def add_low_rank(encoder: BertModel, rank: int) -> None:
     encoder.requires_grad_(False)
     for layer in encoder.encoder.modules():
         if isinstance(layer, nn.Linear):
-            low_rank = LowRank(*layer.weight.shape, rank)
+            low_rank = LowRank(layer.out_features, layer.in_features, rank)
             parametrize.register_parametrization(layer, "weight", low_rank)
 
 

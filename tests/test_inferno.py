@@ -78,6 +78,18 @@ def test_file_without_text_is_an_error(content: str, tmp_path: Path) -> None:
         inferno.load(tmp_path / "song.txt")
 
 
+def test_a_file_is_read_once_as_a_pipe_requires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, reads = tmp_path / "song.txt", []
+    path.write_text(POEM, encoding="utf-8")
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda file: [reads.append(file), read_bytes(file)][1])
+    monkeypatch.setattr(Path, "exists", lambda file: pytest.fail("a pipe may be gone after that"))
+    assert inferno.load(path) == POEM
+    assert reads == [path]
+
+
 @pytest.mark.parametrize(
     ("page", "copy", "is_found"),
     [

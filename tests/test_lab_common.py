@@ -79,6 +79,16 @@ def test_pooling_is_the_one_that_the_encoder_was_trained_with(
     assert note in err if note else err == ""
 
 
+def test_prompts_of_an_encoder_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model = torch.nn.Module()
+    model.name_or_path = str(tmp_path)
+    path = tmp_path / "config_sentence_transformers.json"
+    for query, is_noted in (("", False), ("query: ", True)):
+        path.write_text(json.dumps({"prompts": {"query": query}}), encoding="utf-8")
+        assert lab_common.sentence_pooling(model) is mean_pooling
+        assert ("trained with prompts" in capsys.readouterr().err) == is_noted
+
+
 def test_lora_trains_two_narrow_matrices_per_layer_and_the_new_head(checkpoints: Path) -> None:
     model = common.add_head(AutoModelForMultipleChoice, checkpoints / ENCODER, {0: "score"})
     encoder = model.base_model
