@@ -323,8 +323,6 @@ def main(argv: list[str] | None = None) -> int:
             questions |= hold_out(train, encode(encoder, tokenizer, texts), seed)
     questions = {name: questions[name] for name in SPLITS}
     questions = lab_data.remove_duplicates(questions, text=lambda question: question.text)
-    if empty := [name for name in SPLITS if not questions[name]]:
-        raise common.ScriptError(f"no {empty[0]} questions are left; use more questions")
     print(", ".join(f"{len(questions[name]):,} {name}" for name in SPLITS), "questions")
 
     # 2. Frozen features

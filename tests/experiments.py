@@ -194,7 +194,9 @@ ABLATION = {
     "dropout of single units, not channels": Variant(patches={"ChannelDropout": nn.Dropout}),
     "without dropout": Variant(options={"dropout": 0.0}),
 }
-SETTINGS = {f"dropout {dropout}": Variant({"dropout": dropout}) for dropout in (0.15, 0.2, 0.25)}
+SETTINGS = {
+    f"dropout {dropout}": Variant({"dropout": dropout}) for dropout in (0.15, 0.2, 0.25, 0.3)
+}
 
 
 def final_loss(text: str, steps: int | None, run: tuple[str, int]) -> float:
@@ -253,7 +255,7 @@ def print_seeds(arguments: argparse.Namespace) -> None:
 
 # --- Task 10: other prompts ---------------------------------------------------------------------
 
-SENTENCES = 400  # of product and film reviews; half of them may choose a prompt
+SENTENCES = 200  # of product and film reviews; half of them may choose a prompt
 NEUTRAL = "The parcel has a label."
 MORE_EXAMPLES = (
     ("The staff were kind and the bread was fresh.", "positive"),
@@ -263,8 +265,7 @@ PROMPTS = {
     "no example": (),
     "positive, negative": task10.EXAMPLES,
     "negative, positive": task10.EXAMPLES[::-1],
-    "two of each, negative last": task10.EXAMPLES + MORE_EXAMPLES,
-    "two of each, positive last": (task10.EXAMPLES + MORE_EXAMPLES)[::-1],
+    "two of each": task10.EXAMPLES + MORE_EXAMPLES,
 }
 
 

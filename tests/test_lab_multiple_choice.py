@@ -225,7 +225,7 @@ def test_shuffled_choices_have_the_right_answer() -> None:
 
 @pytest.mark.parametrize(("files", "problem"), [
     ({"train": make_rows(0, 1), "test": make_rows(1)}, "too few training questions"),
-    (dict.fromkeys(lab_data.SPLITS, make_rows(1)), "no train questions are left"),
+    (dict.fromkeys(lab_data.SPLITS, make_rows(1)), "too few texts: none is left"),
 ])  # fmt: skip
 def test_too_few_questions_are_one_line(
     files: dict[str, Rows], problem: str, run: Run, tmp_path: Path, encoder: Path
