@@ -17,6 +17,10 @@ temperature 1, and the longest repeats at low temperatures. The picture is
 results/lab_generation.png.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads yield the CPU
+
 from itertools import pairwise
 from typing import Any
 
