@@ -392,6 +392,13 @@ def in_range(kind: type, lowest: float, highest: float) -> Callable[[str], Any]:
     return parse
 
 
+def not_empty(text: str) -> str:
+    """Return a text from the command line. Raises `ScriptError` if it is blank."""
+    if not text.strip():
+        raise ScriptError("the text is empty; give at least a word")
+    return text
+
+
 OPTIONS: dict[str, dict[str, Any]] = {  # options that mean the same in every script
     "--seed": {
         "type": in_range(int, 0, 2**32 - 101),  # NumPy accepts 100 more; scripts count up from it

@@ -139,10 +139,8 @@ def draw_measures(means: pd.DataFrame, deviations: pd.DataFrame) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Generate and measure texts with every setting; print the first text of each."""
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", model=MODEL)
-    parser.add_argument("prompt", nargs="?", default=PROMPT, metavar="TEXT")
+    parser.add_argument("prompt", nargs="?", type=common.not_empty, default=PROMPT, metavar="TEXT")
     arguments = parser.parse_args(argv)
-    if not arguments.prompt.strip():
-        raise common.ScriptError("the text is empty, so there is nothing to continue")
     folder = common.find_model(arguments.model, MODEL, bundled.chat_model)
     tokenizer = common.load(AutoTokenizer, folder)
     device = common.select_device(arguments.device)

@@ -402,8 +402,6 @@ def answer_query(query: str, path: Path, device: torch.device) -> None:
 
     Raises `ScriptError` if no run was saved.
     """
-    if not query.strip():
-        raise common.ScriptError("--query is empty; give a sentence to search for")
     if not path.exists():
         raise common.ScriptError(f"{path}: no such file; run the script once without --query")
     saved = common.load_tensors(path, device)
@@ -436,7 +434,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = common.argument_parser(__doc__, "--seed", "--device", "--quick", "--data", model=MODEL)
     text = "data set (default: scifact)"
     parser.add_argument("--dataset", choices=("scifact", "docstrings"), help=text)
-    parser.add_argument("--query", metavar="TEXT", help="search the documents of the last run")
+    text = "search the documents of the last run"
+    parser.add_argument("--query", type=common.not_empty, metavar="TEXT", help=text)
     parser.add_argument("--finetune", action="store_true", help="also train the encoder")
     arguments = parser.parse_args(argv)
     if arguments.query is not None and (arguments.data or arguments.dataset or arguments.model):

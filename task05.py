@@ -115,10 +115,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = common.argument_parser(__doc__, "--seed", "--device", model=MODEL)
     text = "sample the reply; higher values give more varied words (default: 0, no sampling)"
     parser.add_argument("--temperature", type=common.in_range(float, 0, 100), default=0, help=text)
-    parser.add_argument("review", nargs="?", default=REVIEW, metavar="REVIEW")
+    parser.add_argument(
+        "review", nargs="?", type=common.not_empty, default=REVIEW, metavar="REVIEW"
+    )
     arguments = parser.parse_args(argv)
-    if not arguments.review.strip():
-        raise common.ScriptError("the review is empty, so there is nothing to reply to")
     folder = common.find_model(arguments.model, MODEL, bundled.chat_model)
     tokenizer = common.load(AutoTokenizer, folder)
     device = common.select_device(arguments.device)

@@ -53,10 +53,10 @@ def translate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
 def main(argv: list[str] | None = None) -> int:
     """Load the model and print the translation of the sentence."""
     parser = common.argument_parser(__doc__, "--device", model=MODEL)
-    parser.add_argument("spanish_text", nargs="?", default=SPANISH_TEXT, metavar="TEXT")
+    parser.add_argument(
+        "spanish_text", nargs="?", type=common.not_empty, default=SPANISH_TEXT, metavar="TEXT"
+    )
     arguments = parser.parse_args(argv)
-    if not arguments.spanish_text.strip():
-        raise common.ScriptError("the text is empty, so there is nothing to translate")
     folder = common.find_model(arguments.model, MODEL, bundled.translator)
     tokenizer = common.load(AutoTokenizer, folder)
     device = common.select_device(arguments.device)

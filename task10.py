@@ -83,10 +83,8 @@ def classify(
 def main(argv: list[str] | None = None) -> int:
     """Classify the text with two examples and print the label; compare other prompts."""
     parser = common.argument_parser(__doc__, "--device", model=MODEL)
-    parser.add_argument("text", nargs="?", default=TEXT, metavar="TEXT")
+    parser.add_argument("text", nargs="?", type=common.not_empty, default=TEXT, metavar="TEXT")
     arguments = parser.parse_args(argv)
-    if not arguments.text.strip():
-        raise common.ScriptError("the text is empty, so it has no sentiment")
     folder = common.find_model(arguments.model, MODEL, bundled.chat_model)
     tokenizer = common.load(AutoTokenizer, folder)
     is_encoder_decoder = common.load(AutoConfig, folder).is_encoder_decoder

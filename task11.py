@@ -99,10 +99,8 @@ def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt:
 def main(argv: list[str] | None = None) -> int:
     """Complete the sentence and print it with its perplexity."""
     parser = common.argument_parser(__doc__, "--device", model=MODEL)
-    parser.add_argument("prompt", nargs="?", default=PROMPT, metavar="TEXT")
+    parser.add_argument("prompt", nargs="?", type=common.not_empty, default=PROMPT, metavar="TEXT")
     arguments = parser.parse_args(argv)
-    if not arguments.prompt.strip():
-        raise common.ScriptError("the text is empty, so there is nothing to complete")
     folder = common.find_model(arguments.model, MODEL, bundled.chat_model)
     tokenizer = common.load(AutoTokenizer, folder)
     device = common.select_device(arguments.device)

@@ -308,7 +308,7 @@ def test_query_prints_the_best_documents_of_the_last_run_without_control_charact
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        (["--query", " "], 1, "--query is empty"),
+        (["--query", " "], 1, "the text is empty"),
         (
             ["--query", "x", "--dataset", "docstrings"],
             2,

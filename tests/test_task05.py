@@ -91,7 +91,7 @@ def test_text_ends_after_its_last_complete_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("review", "message"), [(" ", "the review is empty"), ("Bad. " * 3000, "reads at most ")]
+    ("review", "message"), [(" ", "the text is empty"), ("Bad. " * 3000, "reads at most ")]
 )
 def test_empty_or_long_review_is_an_error(
     run: Run, checkpoints: Path, review: str, message: str
