@@ -257,15 +257,10 @@ def print_seeds(arguments: argparse.Namespace) -> None:
 
 SENTENCES = 200  # of product and film reviews; half of them may choose a prompt
 NEUTRAL = "The parcel has a label."
-MORE_EXAMPLES = (
-    ("The staff were kind and the bread was fresh.", "positive"),
-    ("I waited an hour and my soup was cold.", "negative"),
-)
 PROMPTS = {
     "no example": (),
     "positive, negative": task10.EXAMPLES,
     "negative, positive": task10.EXAMPLES[::-1],
-    "two of each": task10.EXAMPLES + MORE_EXAMPLES,
 }
 
 
