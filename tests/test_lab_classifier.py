@@ -194,6 +194,19 @@ def test_row_with_the_best_validation_accuracy_is_reported() -> None:
     assert lab_classifier.best(rows) is rows[1]
 
 
+def test_conclusions_are_computed_from_the_test_texts(capsys: pytest.CaptureFixture) -> None:
+    def row(classifier: str, accuracy: float, macro_f1: float) -> Row:
+        other = Score(1 - accuracy, 1 - macro_f1)
+        return Row("mean", classifier, "", 0, other, Score(accuracy, macro_f1), np.array([]))
+
+    rows = [row("MLP", 0.7, 0.6), row("MLP, weighted", 0.6, 0.65)]
+    rows += [row("SVM", 0.8, 0.7), row("SVM, weighted", 0.9, 0.6)]
+    lab_classifier.print_conclusions(rows, {"mean": rows[0]})
+    err = capsys.readouterr().err
+    assert ": mean 0.700\n" in err
+    assert "raise macro-F1 in 1 of 2 pairs" in err
+
+
 # --- Classifiers ---------------------------------------------------------------------------------
 
 

@@ -329,7 +329,9 @@ def test_comparison_pairs_the_first_rankers_on_each_set_and_on_both(
         for first, second in (([1.0, 0.0], [0.0, 1.0]), ([0.0, 1.0], [1.0, 0.0]))
     ]
     lab_multiple_choice.print_comparison(*results)
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
+    out, err = capsys.readouterr()
+    assert "the accuracy on both by +1.000: evidence of an effect" in err
+    rows = [line.split() for line in out.splitlines()[-3:]]
     assert rows == [
         ["validation", "3", "0", "0.25"],
         ["test", "8", "0", "0.0078"],
