@@ -159,7 +159,7 @@ def fetch_from_hub(repository: str, patterns: list[str], **options: Any) -> Path
         try:  # snapshot_download itself waits for minutes for a server that does not respond
             kind = options.get("repo_type")
             HfApi().repo_info(repository, repo_type=kind, timeout=NETWORK_TIMEOUT)
-        except Exception:
+        except Exception:  # without a network, an older copy in the cache is used as it is
             if folder:
                 return folder
             raise
@@ -393,7 +393,7 @@ def in_range(kind: type, lowest: float, highest: float) -> Callable[[str], Any]:
 
 
 def not_empty(text: str) -> str:
-    """Return a text from the command line. Raises `ScriptError` if it is blank."""
+    """Return a text of the user. Raises `ScriptError` if it is blank."""
     if not text.strip():
         raise ScriptError("the text is empty; give at least a word")
     return text
@@ -482,7 +482,10 @@ def complete_folder(path: Path) -> Iterator[Path]:
     An old folder is removed only when the new one has its name. A link to a folder stays a link.
     Raises `ScriptError` at once for anything else with this name, which would be lost.
     """
-    if os.path.lexists(path) and (not path.is_dir() or os.path.ismount(path.resolve())):
+    is_replaceable = (
+        path.is_dir() and os.access(path, os.W_OK) and not os.path.ismount(path.resolve())
+    )
+    if os.path.lexists(path) and not is_replaceable:
         raise ScriptError(f"{path}: not a folder that can be replaced; rename it")
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -105,8 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("long_text", nargs="?", default=LONG_TEXT, metavar="TEXT")
     arguments = parser.parse_args(argv)
     text = common.read_text(arguments.text) if arguments.text else arguments.long_text
-    if not text.strip():
-        raise common.ScriptError("the text is empty, so there is nothing to summarise")
+    common.not_empty(text)
     folder = common.find_model(arguments.model, MODEL, bundled.encoder)
     device = common.select_device(arguments.device)
     tokenizer = common.load(AutoTokenizer, folder)

@@ -133,8 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     question, device = arguments.question, common.select_device(arguments.device)
     context = common.read_text(arguments.context) if arguments.context else CONTEXT
-    if not question.strip() or not context.strip():
-        raise common.ScriptError("the question or the context is empty")
+    for text in (question, context):
+        common.not_empty(text)
 
     folder = common.find_model(arguments.extractive_model, EXTRACTIVE_MODEL, bundled.reader)
     tokenizer = common.load(AutoTokenizer, folder)

@@ -168,7 +168,9 @@ def test_predict_without_a_saved_model_is_one_line(run: Run) -> None:
     only_line(error, "saved: no saved model; run the script without --predict")
 
 
-@pytest.mark.parametrize("obstacle", ["file", "dangling link", "mount point", "file as parent"])
+@pytest.mark.parametrize(
+    "obstacle", ["file", "dangling link", "mount point", "read-only", "file as parent"]
+)
 def test_folder_that_cannot_be_replaced_ends_the_script_before_the_training(
     obstacle: str, run: Run, classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +182,9 @@ def test_folder_that_cannot_be_replaced_ends_the_script_before_the_training(
     elif obstacle == "mount point":
         folder.mkdir()
         monkeypatch.setattr(os.path, "ismount", lambda path: path == folder.resolve())
+    elif obstacle == "read-only":  # a superuser may write it nevertheless
+        folder.mkdir()
+        monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
     else:
         (folder.parent / "file").write_text("", encoding="utf-8")
         monkeypatch.setattr(task09, "FOLDER", folder.parent / "file" / "saved")
