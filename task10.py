@@ -21,6 +21,7 @@ rated sentences the accuracy is 0.76 with these examples, and 0.63 in the other 
 """
 
 import sys
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -51,6 +52,14 @@ def build_prompt(text: str, examples: tuple[tuple[str, str], ...]) -> str:
     question = INSTRUCTION + '\nText: "{}"\nSentiment:'
     solved = [f"{question.format(example)} {label}" for example, label in examples]
     return "\n\n".join([*solved, question.format(text)])
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """Load a generative model: an encoder-decoder, such as T5, or a decoder."""
+    is_encoder_decoder = common.load(AutoConfig, folder).is_encoder_decoder
+    return common.load(
+        AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM, folder
+    )
 
 
 @torch.inference_mode()
@@ -88,9 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folder = common.find_model(arguments.model, MODEL, bundled.chat_model)
     tokenizer = common.load(AutoTokenizer, folder)
-    is_encoder_decoder = common.load(AutoConfig, folder).is_encoder_decoder
-    auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
-    model = common.load(auto_class, folder).to(common.select_device(arguments.device))
+    model = load_model(folder).to(common.select_device(arguments.device))
 
     prompt = build_prompt(arguments.text, EXAMPLES)
     print(f"Prompt:\n{prompt}\n", file=sys.stderr)

@@ -35,7 +35,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
@@ -46,7 +45,6 @@ import bundled
 import common
 import dante_gpt
 import inferno
-import lab_common
 import lab_data
 import lab_retrieval
 import make_sentiment
@@ -280,7 +278,7 @@ def print_prompts(arguments: argparse.Namespace) -> None:
     is_positive = np.array([sentence.rating > 0 for sentence in sentences])
     folder = common.find_model(arguments.model, task10.MODEL, bundled.chat_model)
     tokenizer = common.load(AutoTokenizer, folder)
-    model = common.load(AutoModelForCausalLM, folder)
+    model = task10.load_model(folder)
     print(f"{'accuracy on each half':40}{'first':>8}{'second':>8}  positive answers")
     for name, examples in PROMPTS.items():
         neutral, *values = (
@@ -313,12 +311,12 @@ def print_map_settings(arguments: argparse.Namespace) -> None:
     folder = common.find_model(arguments.model, lab_retrieval.MODEL, bundled.encoder)
     tokenizer, encoder = common.load(AutoTokenizer, folder), common.load(AutoModel, folder)
     documents, features = (
-        lab_common.encode(encoder, tokenizer, texts, {"mean": lab_common.mean_pooling})["mean"]
+        lab_retrieval.encode(encoder, tokenizer, texts)["mean"]
         for texts in (collection.documents(), [claim.text for claim in claims])
     )
-    vectors = F.normalize(torch.from_numpy(documents))  # (documents, width)
+    vectors = F.normalize(documents)  # (documents, width)
     no_bm25: np.ndarray = np.zeros((len(claims), len(vectors)), np.float32)
-    split = Split(claims, no_bm25, torch.from_numpy(features))
+    split = Split(claims, no_bm25, features)
     start = lab_retrieval.identity_map(vectors.shape[1])
     for setting in MAP_SETTINGS:
         runs = [

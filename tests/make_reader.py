@@ -9,7 +9,6 @@ Small matrices are added to the weights of the bundled encoder, which stay as th
 al. 2021). They are trained with a question-answering head. Takes half an hour on one CPU core.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -168,11 +167,8 @@ def print_scores(
 
 def main() -> int:
     """Train the adapter, save it and print its scores."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.argument_parser(__doc__, "--device")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     training, held_out = load_questions(arguments.folder)
     common.seed_everything(0)

@@ -11,7 +11,6 @@ trained with the pooler and a head, whose output should be the probability sigmo
 a neutral sentence is neither positive nor negative. Takes a quarter of an hour on one CPU core.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -105,11 +104,8 @@ def print_accuracies(
 
 def main() -> int:
     """Train the adapter, save it and print its accuracies."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.argument_parser(__doc__, "--device")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     training, held_out = load_sentences(arguments.file)
     print(f"{len(training):,} sentences to train on, {len(held_out):,} held out", flush=True)

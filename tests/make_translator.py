@@ -8,7 +8,6 @@ to Bulgarian, saves it in DATA/bundled/translator and prints its scores on held-
 training is saved in results/make_translator/, and continues from there. Takes hours.
 """
 
-import argparse
 import io
 import json
 import re
@@ -346,12 +345,9 @@ def train(training: Training, tokenizer: MarianTokenizer, pairs: list[Pair]) -> 
 
 def main() -> int:
     """Train the translator, save it in float16, and print its scores."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.argument_parser(__doc__, "--device")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     pairs, held_out = split_pairs(load_pairs(arguments.folder))
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in held_out.items())
