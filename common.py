@@ -135,9 +135,10 @@ def find_model(
     except ScriptError as error:
         if name:
             raise ScriptError(f"{error}; name a folder or a model of the Hub") from error
+        folder = fallback()  # before the note, because it may fail too
         kind = fallback.__name__.replace("_", " ")
         note(f"{error}. The bundled {kind} replaces it; run again with a network to download it")
-        return fallback()
+        return folder
 
 
 def fetch_from_hub(repository: str, patterns: list[str], **options: Any) -> Path:
@@ -464,15 +465,15 @@ def select_device(name: str) -> torch.device:
 @contextlib.contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; rename it to `path` on success."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        temporary_path = Path(folder, path.name)
-        try:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary_path = Path(folder, path.name)
             yield temporary_path
             temporary_path.replace(path)
-        except OSError as error:
-            error.filename = error.filename or str(path)  # a full disk is reported without a name
-            raise
+    except OSError as error:
+        error.filename = str(path)  # not the temporary name
+        raise
 
 
 @contextlib.contextmanager

@@ -282,6 +282,7 @@ def draw_confusion(rows: list[Row], labels: np.ndarray, names: list[str], path: 
     figure = Figure(figsize=(5.5 * len(rows), 6), layout="constrained")
     options = {"normalize": "true", "values_format": ".2f", "cmap": "Blues", "colorbar": False}
     options |= {"labels": range(len(names)), "display_labels": [name[:20] for name in names]}
+    options["include_values"] = len(names) <= 20  # the numbers of more labels cannot be read
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
         ConfusionMatrixDisplay.from_predictions(labels, row.predicted, ax=axes, **options)
         axes.tick_params("x", rotation=45)

@@ -19,6 +19,7 @@ MSE of 0.0237 and an R-squared of 0.963. Repeating the last reading has an MSE o
 
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -241,7 +242,11 @@ def train_and_predict(
     workers = min(MAX_WORKERS, cpu_count()) if device.type == "cpu" else 1
     trained = Parallel(workers, return_as="generator", max_nbytes=None)(jobs())  # in this order
     progress, total = f"trained until {train.times[-1]:%B %Y}", len(experiments) * len(seeds)
-    networks = list(tqdm(trained, progress, total, unit=" networks"))
+    try:
+        networks = list(tqdm(trained, progress, total, unit=" networks"))
+    except BrokenProcessPool as error:
+        message = "a process of the training was killed, perhaps for lack of memory"
+        raise common.ScriptError(message) from error
 
     predictions = predict_baselines(train, later)
     for experiment in experiments:
