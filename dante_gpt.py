@@ -12,7 +12,7 @@ from the characters before it. Read these parts first, in this order: `CausalSel
 The rest is tuning, and a first reading can skip it: positions as rotations (`rotate`), an optimiser
 for matrices (`Muon`), training blocks in passes (`block_start`), layers that start at zero, and
 dropout of whole channels. The video's GPT has none of these. `python tests/experiments.py ablation`
-compares the loss with and without each.
+can compare the loss with and without each.
 
 The loss is the mean of -log(probability of the character) over the last tenth of the poem, in nats;
 lower is better. Expect 1.42 nats, as uncertain as a choice among four equally likely characters
@@ -21,8 +21,8 @@ second unit of the table, is a choice among two (1 nat = 1.44 bits). Settings ar
 training on eight tenths and measuring the loss on the ninth (`tests/experiments.py settings`), so
 that the last tenth is used for the result alone.
 
-Six to ten minutes on two CPU cores. Without a network, verses of this project replace the poem, and
-take a minute. The checkpoint and a picture of the loss are saved in results/dante_gpt/.
+Six to sixteen minutes on two CPU cores. Without a network, verses of this project replace the poem,
+and take a minute. The checkpoint and a picture of the loss are saved in results/dante_gpt/.
 """
 
 import argparse
@@ -48,12 +48,12 @@ from tqdm import tqdm
 import common
 import inferno
 
-TRAIN_FRACTION = 0.9  # of the text, from its beginning; the rest is the validation text
+TRAIN_FRACTION = 0.9  # of the text; the rest, the validation text, chooses nothing here
 NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # baselines for the loss
 EVALUATIONS = 10  # during a run; each saves a checkpoint
 STRIDE = 32  # characters from the start of one evaluation window to the start of the next
 QUICK_STEPS = 100  # of --quick
-MAX_EPOCHS = 37  # passes over the text, unless --steps is given; more memorise a short text
+MAX_EPOCHS = 37  # at most so many passes over a short text, unless --steps is given
 SAMPLE_LENGTH, TEMPERATURE, TOP_K = 1000, 0.8, 40
 MEASURED_LENGTH = 5000  # characters of the sample that are measured: about one canto
 CHECKPOINT = "checkpoint.pt"
@@ -186,7 +186,7 @@ def generate(
         logits, indices = model(context)[0, -1].sort(descending=True)  # (vocab_size,) each
         choice = torch.zeros(1, dtype=torch.long, device=tokens.device)  # the most likely one
         if temperature > 0:
-            relative = (logits - logits[0])[:top_k] / temperature  # (top_k,), the first is 0
+            relative = (logits - logits[0])[:top_k] / temperature  # (top_k,), at most 0
             choice = torch.multinomial(relative.softmax(0), 1)  # (1,)
         tokens = torch.cat([tokens, indices[choice][None]], dim=1)  # (1, time + 1)
         yield int(tokens[0, -1])

@@ -1,8 +1,8 @@
 """Lab exercise 3.1: classify texts by the features of a frozen encoder, and in other ways.
 
 An encoder turns each text into features once. It is *frozen*: only a shallow classifier is trained
-on the features, a logistic regression or an MLP with one hidden layer. The choice of the features
-matters more than the choice of the classifier:
+on the features, a logistic regression or an MLP with one hidden layer. On emotion, the choice of
+the features matters more than the choice of the classifier:
 
 - [CLS]: the last hidden state of the first token, which BERT puts before every text. The bundled
   encoder was not trained to use it; it was trained with mean pooling.
@@ -22,13 +22,14 @@ Weighted classifiers count the training texts of rare labels more, for the same 
     python lab_classifier.py --data DIR                     train.csv, test.csv, validation.csv
     python lab_classifier.py --data FILE.csv                a file with the columns text and label
     python lab_classifier.py --dataset emotion --data DIR   a copy of a data set
+    python lab_classifier.py --model NAME                   another encoder
     python lab_classifier.py --finetune                     also train the encoder
 
 Takes ten to fifteen minutes with --model bundled, which needs no download, and longer with
 DistilBERT (268 MB), which is three times as large. On emotion expect an accuracy of about 0.79 for
 the best frozen features of the bundled encoder, and of 0.89 for TF-IDF.
 
---finetune adds LoRA, which trains only two narrow matrices beside each weight matrix of the
+--finetune adds LoRA, which trains only two narrow matrices next to each weight matrix of the
 encoder, and the training of all weights.
 """
 

@@ -10,11 +10,11 @@ keeps only the k most likely ones, and top-p the fewest that have the probabilit
     python lab_generation.py
     python lab_generation.py "The night was dark"   another beginning of the text
     python lab_generation.py --quick                two texts per setting instead of twenty
-    python lab_generation.py --model DIR            another decoder
+    python lab_generation.py --model NAME           another decoder
 
-Takes five minutes on two CPU cores, after a download of 551 MB. Expect a loss near the entropy at
-temperature 1, and the longest repeats at low temperatures. The picture is
-results/lab_generation.png.
+Takes five minutes on two CPU cores, after a download of 551 MB. Expect a loss near the entropy (the
+loss that the model itself expects) at temperature 1, and the longest repeats at low temperatures.
+The picture is results/lab_generation.png.
 """
 
 import os

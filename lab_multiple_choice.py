@@ -10,7 +10,7 @@ rows of the table compute the scores in different ways:
 - ranker, question not shown: the same, on the features of the choice alone. It measures how well
   right choices can be recognised by their wording.
 - LoRA and fine-tuned, with --finetune: the encoder reads question and choice together and is
-  trained. LoRA trains only two narrow matrices beside each weight matrix.
+  trained. LoRA trains only two narrow matrices next to each weight matrix.
 
 Chance is the accuracy of guessing. McNemar's test compares two rankers by the questions that only
 one of them answers right: if these are about as many for both, neither is shown to be better.
@@ -21,6 +21,7 @@ too. Questions that are in two splits are left out of the earlier one.
     python lab_multiple_choice.py                         OpenBookQA: elementary science
     python lab_multiple_choice.py --data DIR              your own questions
     python lab_multiple_choice.py --dataset docstrings    which summary matches a description?
+    python lab_multiple_choice.py --model NAME            another encoder, of the Hub or in a folder
     python lab_multiple_choice.py --finetune              also fine-tune the encoder
 
 DIR has train.jsonl, test.jsonl and, if there is one, validation.jsonl, with lines such as
@@ -141,7 +142,7 @@ def add_features(
     for question, rows in zip(questions, features.split(counts), strict=True):
         asked, choices = rows[:1], rows[1:]  # (1, width), (choices, width)
         product = choices * asked  # (choices, width); large where choice and question agree
-        cosine = product.mean(dim=1, keepdim=True)  # (choices, 1); how much they agree in all
+        cosine = product.mean(dim=1, keepdim=True)  # (choices, 1), as mean squares are 1
         paired = torch.hstack([choices, asked.expand_as(choices), product, cosine])
         encoded.append(EncodedQuestion(**vars(question), alone=choices, paired=paired))
     return encoded
@@ -332,8 +333,8 @@ def main(argv: list[str] | None = None) -> int:
     scorers: dict[str, list[Scorer]] = {
         "the longest": [lambda question: torch.tensor([*map(len, question.choices)])],
         "cosine": [lambda question: question.paired[:, -1]],
-        "ranker, question not shown": [fit_ranker(splits, "alone", each) for each in seeds],
-        "ranker": [fit_ranker(splits, "paired", each) for each in seeds],
+        "ranker, question not shown": [fit_ranker(splits, "alone", run_seed) for run_seed in seeds],
+        "ranker": [fit_ranker(splits, "paired", run_seed) for run_seed in seeds],
     }
 
     # 4. Fine-tuned encoders

@@ -1,7 +1,8 @@
 """Task 02: train an LSTM that predicts the next reading of the electricity consumption.
 
-The network is `common.ConsumptionLSTM`, at the top of common.py. It is trained for three epochs on
-the windows of task 01 (2011 to 2013) and tested on those of 2014.
+The network is `common.ConsumptionLSTM`, at the top of common.py. It reads a window of 96 readings,
+a day, and predicts the next one. The lesson is `train_epoch`. The network is trained for three
+epochs on the windows of task 01 (2011 to 2013) and tested on those of 2014.
 
     python task02.py
     python task02.py --data DIR      with electricity_train.csv and electricity_test.csv in DIR
@@ -45,7 +46,8 @@ def make_batches(dataset: TensorDataset, size: int) -> DataLoader:
             f"{len(dataset)} training windows do not fill a batch of {size}; use more data"
         )
     sampler = BatchSampler(RandomSampler(dataset), size, drop_last=True)
-    # The sampler yields the indices of whole batches: one look-up a batch instead of one a window
+    # The sampler yields the indices of whole batches, which are looked up at once. So the loader
+    # makes no batches of its own (None).
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 

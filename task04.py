@@ -12,7 +12,7 @@ Such an extractive summary copies, so it is as true as the text. A written one m
     python task04.py "A long text. It has many sentences."        summarise your own text
     python task04.py --text FILE                                  or that of a file
     python task04.py --model bundled                              select sentences
-    python task04.py --model DIR                                  another T5 or another encoder
+    python task04.py --model NAME                                 another T5 or another encoder
 
 Takes seconds, after a download of 242 MB. Expect a sentence and the beginning of another, which the
 limit of 50 tokens cuts off. With the bundled encoder expect two whole sentences.
@@ -74,8 +74,8 @@ def select_sentences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
     The vector of a sentence is the mean of its hidden states, scaled to length 1. The vector of the
     text is the mean of these. The similarity is their dot product (Radev et al. 2004). At most a
-    third of the sentences are selected, so that a short text is shortened too. Raises `ScriptError`
-    if every sentence is longer than the limit of tokens.
+    third of the sentences, rounded up, are selected, so that a short text is shortened too. Raises
+    `ScriptError` if every sentence is longer than the limit of tokens.
     """
     # A sentence ends after "tall." but not after "Dr.", and not before a small letter.
     sentences = re.split(r"(?<=[^\s.]{3}[.!?])\s+(?=[^a-z])|\n\s*\n", text.strip())

@@ -10,10 +10,10 @@ bundled model repeats itself, or writes as if it were the guest.
     python task05.py "The view was great. The bed was too short."        reply to your own review
     python task05.py --temperature 0.7 --seed 1        sample the reply; each seed gives another
     python task05.py --model bundled                   a small model, without a network
-    python task05.py --model DIR                       another decoder
+    python task05.py --model NAME                      another decoder, of the Hub or in a folder
 
 About a minute, after a download of 1.5 GB; half a minute with the bundled model. Expect a reply
-that thanks for the staff and the amenities and apologises for the room service. Without
+that thanks for service and amenities and apologises for the room service. Without
 --temperature the reply is always the same.
 """
 

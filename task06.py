@@ -6,10 +6,10 @@ split the text into tokens, generate the tokens of the translation, and join the
     python task06.py
     python task06.py "El tren sale a las ocho"        translate your own Spanish sentence
     python task06.py --model bundled                  a small model that is part of this project
-    python task06.py --model DIR                      another translation model
+    python task06.py --model NAME                     another one, of the Hub or in a folder
 
 Takes seconds, after a download of 310 MB. Expect one Bulgarian sentence. The bundled model has few
-parameters: it translates the sentence of the task, but makes mistakes in most others.
+parameters and makes mistakes: it writes "интересно" where "интересен" is right.
 """
 
 from transformers import (

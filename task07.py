@@ -3,16 +3,17 @@
 An extractive encoder (DistilBERT) reads question and context together; each token attends to all
 others. Its head, a last layer for one task, scores each token as the first and as the last token of
 the answer. So the answer is a part of the context. A generative encoder-decoder (T5), or a decoder,
-reads the same text and writes the answer token by token, each token from all that was read and
-written before. The answer may use other words, and it may be wrong.
+reads the same text and writes the answer token by token. It computes each token from the text and
+from the tokens already written. The answer may use other words, and it may be wrong.
 
     python task07.py
     python task07.py "Where was the painter from?"                   your own question
     python task07.py "Where is it?" --context FILE                   about the text of a file
-    python task07.py --extractive-model DIR --generative-model DIR   other models
+    python task07.py --extractive-model NAME --generative-model NAME   other models
 
 Takes seconds, after downloads of 261 MB and 993 MB. Expect "Leonardo da Vinci" as the extracted
-answer, also of the bundled model. Two lines on standard error compare the answers.
+answer, as in the statement; the bundled model gives it too. Two lines on standard error say where
+the answers come from.
 """
 
 import math
@@ -56,7 +57,7 @@ def best_span(
     The arguments are (time,). log p(answer) = log p(first token) + log p(last token).
     """
     is_option = in_context.clone()  # (time,)
-    is_option[0] = True  # [CLS]: models may choose it if the context contains no answer
+    is_option[0] = True  # [CLS] takes the probability that the context contains no answer
     start = start_logits.masked_fill(~is_option, -torch.inf).log_softmax(0)  # (time,)
     end = end_logits.masked_fill(~is_option, -torch.inf).log_softmax(0)  # (time,)
     spans = start[:, None] + end  # (first token, last token)
@@ -72,12 +73,12 @@ def best_span(
 def extract(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, context: str
 ) -> tuple[float, int, int]:
-    """Return the probability of the best answer, and its first and last character in the context.
+    """Return the probability of the best answer, and where it starts and ends in the context.
 
     As in `pipeline("question-answering")` of transformers 4, each window on the context has its own
     probabilities, and an answer consists of whole words.
     """
-    if len(tokenizer(question)["input_ids"]) + OVERLAP >= WINDOW:  # tokenizers would panic
+    if len(tokenizer(question)["input_ids"]) + OVERLAP >= WINDOW:  # the tokenizer would crash
         raise common.ScriptError("the question is too long; it leaves no room for the context")
     windows = tokenizer(
         question,

@@ -1,17 +1,19 @@
 """Task 09: fine-tune an encoder to separate customers at high risk from customers at low risk.
 
-Four texts cannot teach a model the language of unhappy customers. They only teach it which of two
-groups that it already separates has which label. So the training starts from an encoder that was
-fine-tuned for sentiment. Its head, the last layer, which turns a hidden state into a score for each
-label, is replaced by a new one: there label 1 is a happy text, while here label 1 is high risk.
+Four texts cannot teach a model what unhappy customers write. So the training starts from an encoder
+that was fine-tuned for sentiment, and separates unhappy from happy texts already. The four texts
+only teach which of the two groups has which label. The old head, the last layer, which turns a
+hidden state into a score for each label, is replaced by a new one: its label 1 is a happy text, and
+our label 1 is high risk.
 
     python task09.py
     python task09.py --model bundled                  a smaller encoder, without a network
     python task09.py --predict "Where is my order?"   use the saved model, without training
 
-Takes seconds after a download of 268 MB. Expect an accuracy of 1.0 on the training texts and on the
-two test texts, and low, high and high risk for the samples. The fine-tuned model and its tokenizer
-are saved in finetuned-customer-support-model/.
+Takes seconds after a download of 268 MB. With the bundled encoder expect an accuracy of 1.0 on the
+training texts and on the two test texts (of ten seeds, one has a test text wrong), and low, high
+and high risk for the samples. DistilBERT was not tried. The fine-tuned model and its tokenizer are
+saved in finetuned-customer-support-model/.
 """
 
 import os

@@ -8,7 +8,7 @@ probable one. A sentiment classifier does not work here: it reads the examples a
     python task10.py
     python task10.py "The room was cold and dark."        classify your own text
     python task10.py --model bundled                      a small model, without a network
-    python task10.py --model DIR                          another encoder-decoder or decoder
+    python task10.py --model NAME                         another encoder-decoder or decoder
 
 The statement writes its instruction after the text. Here it stands before the text, so that the
 label follows the text directly. With the instruction between the two, the bundled model gives all
@@ -17,7 +17,8 @@ texts nearly the same probabilities.
 Takes seconds, after a download of 993 MB, shared with task 07. Expect POSITIVE, also from the
 bundled model. Standard error shows the prompt, and how the probability of "positive" changes
 without the examples or with another order of them. The order matters much to a small model: on 200
-rated sentences the accuracy is 0.76 with these examples, and 0.63 in the other order or without.
+review sentences the bundled one has an accuracy of 0.76 with these examples, and 0.63 in the other
+order or without examples.
 """
 
 import sys
@@ -35,7 +36,7 @@ from transformers import (
 
 import bundled
 import common
-from task07 import GENERATIVE_MODEL as MODEL  # already downloaded for task 07
+from task07 import GENERATIVE_MODEL as MODEL  # google/flan-t5-base, already there after task 07
 
 LABELS = ("positive", "negative")
 TEXT = "The dinner we had was great and the service too."
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"Prompt:\n{prompt}\n", file=sys.stderr)
     with common.errors_in(folder):
         probabilities = classify(model, tokenizer, prompt)
-        print(max(LABELS, key=probabilities.__getitem__).upper())
+        print(max(LABELS, key=lambda label: probabilities[label]).upper())
         common.note(f"positive with these examples: {probabilities['positive']:.3f}")
         others = {"with the examples in the other order": EXAMPLES[::-1], "without examples": ()}
         for name, examples in others.items():

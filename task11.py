@@ -2,17 +2,17 @@
 
 The model decodes greedily, always taking the most likely next token, until prompt and continuation
 have 20 tokens. Then the same model computes the perplexity of the whole text, as the metric
-"perplexity" of evaluate defines it.
+"perplexity" of the library evaluate defines it.
 
     python task11.py
     python task11.py "The best way to learn a language is"        complete your own sentence
     python task11.py --model bundled                              a small model, without a network
-    python task11.py --model DIR                                  another decoder
+    python task11.py --model NAME                                 another decoder
 
 Takes seconds, after a download of 551 MB. Expect a mean perplexity of 9.0965 (the task's figure)
 from GPT-2, and of 13.13 from the bundled SmolLM2. The two cannot be compared, because the models
-split a text into other tokens. The perplexities of the prompt alone and of the continuation alone
-are printed on standard error.
+split a text into different tokens. The perplexities of the prompt alone and of the continuation
+alone are printed on standard error.
 """
 
 import math
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = common.load(AutoTokenizer, folder)
     device = common.select_device(arguments.device)
     model = common.load(AutoModelForCausalLM, folder).to(device)
-    metric = common.local_metric(perplexity)
+    metric = common.local_metric(perplexity)  # the interface of evaluate for the function above
     with common.errors_in(folder):
         text = complete(model, tokenizer, arguments.prompt)
         result = metric.compute(predictions=[text], model=model, tokenizer=tokenizer)

@@ -7,12 +7,12 @@ value. Its words are those of the 13a tokenization, which separates punctuation.
 
     python task12.py
     python task12.py --model bundled    a small model that is part of this project
-    python task12.py --model DIR        another translation model
+    python task12.py --model NAME       another translation model
 
 Takes seconds, after a download of 316 MB for the default model. The statement shows translations
 without their BLEU. It is 0.7598 for the first, and 0.8628 for both together. Expect 1.0 twice from
-the bundled model. That says little: they are two short greetings, and its training data has such
-greetings.
+the bundled model. That says little: they are two short greetings, and its training data may
+contain such greetings.
 """
 
 import math
