@@ -13,8 +13,9 @@ bundled model repeats itself, or writes as if it were the guest.
     python task05.py --model NAME                      another decoder, of the Hub or in a folder
 
 About a minute, after a download of 1.5 GB; half a minute with the bundled model. Expect a reply
-that thanks for service and amenities and apologises for the room service. Without
---temperature the reply is always the same.
+that thanks for service and amenities and apologises for the room service. The bundled model does
+little more than fill in the form: where nothing is praised, or nothing is wrong, it invents
+something. Without --temperature the reply is always the same.
 """
 
 import re
