@@ -31,6 +31,7 @@ abstracts come first, and 0 if none of them is among the first ten.
 
 import argparse
 import copy
+import math
 import os
 import re
 from itertools import product
@@ -59,6 +60,7 @@ from lab_data import Claim, Collection
 
 MODEL = "bundled"  # a sentence encoder, whose features can be compared by cosine
 POOLINGS = {"[CLS]": lab_common.cls_pooling, "mean": lab_common.mean_pooling}
+MAX_CLAIMS = 2_000  # of a split; the scores of all claims and documents are in memory
 QUICK_DOCUMENTS = 300  # documents of a quick run
 K1 = (0.9, 1.2, 1.5, 2.0)  # of BM25; with a smaller k1 repeated words count less
 B = (0.2, 0.3, 0.4, 0.5, 0.75)  # of BM25; with a larger b long documents count less
@@ -453,6 +455,8 @@ def load_collection(arguments: argparse.Namespace) -> tuple[str, Collection]:
     if arguments.quick:
         collection = thin_out(collection, QUICK_DOCUMENTS)
     claims = lab_data.remove_duplicates(collection.claims, text=lambda claim: claim.text)
+    # of more claims, evenly spaced ones
+    claims = {split: rows[:: math.ceil(len(rows) / MAX_CLAIMS)] for split, rows in claims.items()}
     cited = {index for claim in claims["train"] for index in claim.relevant}
     are_new = [not cited & claim.relevant.keys() for claim in claims["test"]]
     print(

@@ -272,6 +272,14 @@ def test_a_test_claim_is_not_trained_on(folder: Path, run: Run) -> None:
     only_line(out, "40 documents; 29 claims to train on, 2 to test on")
 
 
+def test_of_many_claims_a_part_is_used(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_retrieval, "MAX_CLAIMS", 16)
+    _, out, _ = run("lab_retrieval", "--data", folder)
+    only_line(out, "15 claims to train on")
+
+
 def test_interval_is_that_of_the_paired_differences(capsys: pytest.CaptureFixture) -> None:
     index = pd.MultiIndex.from_product([range(1), range(3)], names=["seed", "claim"])
     first = pd.DataFrame({"nDCG@10": [0.1, 0.5, 0.9], "new": [0.1, np.nan, np.nan]}, index)
