@@ -179,7 +179,7 @@ class Variant:
     change: Callable[[dante_gpt.Training], None] = lambda training: None
 
 
-PLAIN = "a plain GPT, as in the video"
+PLAIN = "a plain GPT of the same size"
 ABLATION = {
     PLAIN: Variant(),
     "dante_gpt.py": Variant(),
