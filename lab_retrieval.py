@@ -178,9 +178,10 @@ def bm25(documents: list[list[str]], claims: list[list[str]], k1: float, b: floa
     Each word of the claim adds its rarity times its frequency in the document; k1 limits the
     frequency, and b relates it to the length of the document.
     """
+    if not any(documents):
+        raise common.ScriptError("the documents have no words for BM25")
     index = bm25s.BM25(k1=k1, b=b)
-    with common.errors_in("the documents have no words for BM25"):
-        index.index(documents, show_progress=False)
+    index.index(documents, show_progress=False)
     ids = [index.get_tokens_ids(words) for words in claims]  # of the words that documents have
     return np.stack([index.get_scores_from_ids(row) for row in ids])
 
