@@ -152,7 +152,8 @@ def fetch_from_hub(repository: str, patterns: list[str], **options: Any) -> Path
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     folder, options = None, {"allow_patterns": patterns, **options}
-    with errors_in(f"{repository} cannot be downloaded"):
+    problem = f"{repository} cannot be downloaded"
+    with errors_in(problem):
         with contextlib.suppress(LocalEntryNotFoundError):  # not in the cache, or not complete
             folder = Path(snapshot_download(repository, local_files_only=True, **options))
             # Without this list of the repository's files, nobody knows if the folder is complete.
@@ -160,8 +161,9 @@ def fetch_from_hub(repository: str, patterns: list[str], **options: Any) -> Path
                 return folder
         try:  # snapshot_download itself waits for minutes for a server that does not respond
             kind = options.get("repo_type")
-            HfApi().repo_info(repository, repo_type=kind, timeout=NETWORK_TIMEOUT)
-        except Exception:  # without a network, an older copy in the cache is used as it is
+            with errors_in(problem):
+                HfApi().repo_info(repository, repo_type=kind, timeout=NETWORK_TIMEOUT)
+        except ScriptError:  # without a network, an older copy in the cache is used as it is
             if folder:
                 return folder
             raise
@@ -500,10 +502,9 @@ def complete_folder(path: Path) -> Iterator[Path]:
             if path.exists():
                 path.rename(old)
             new.rename(path)
-        except BaseException:  # Ctrl-C too
+        finally:  # after an error or Ctrl-C the old folder gets its name back
             if old.exists() and not path.exists():
                 old.rename(path)
-            raise
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

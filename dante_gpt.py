@@ -48,7 +48,7 @@ from tqdm import tqdm
 import common
 import inferno
 
-TRAIN_FRACTION = 0.9  # of the text; the rest, the validation text, chooses nothing here
+TRAIN_FRACTION = 0.9  # of the text, from its beginning; the rest, for validation, chooses nothing
 NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # baselines for the loss
 EVALUATIONS = 10  # during a run; each saves a checkpoint
 STRIDE = 32  # characters from the start of one evaluation window to the start of the next

@@ -7,8 +7,8 @@ reads the same text and writes the answer token by token. It computes each token
 from the tokens already written. The answer may use other words, and it may be wrong.
 
     python task07.py
-    python task07.py "What kind of painting is it?"                  your own question
-    python task07.py "Where is it?" --context FILE                   about the text of a file
+    python task07.py "What kind of painting is it?"                    your own question
+    python task07.py "Where is it?" --context FILE                     about the text of a file
     python task07.py --extractive-model NAME --generative-model NAME   other models
 
 Takes seconds, after downloads of 261 MB and 993 MB. Expect "Leonardo da Vinci" as the extracted
