@@ -163,10 +163,11 @@ def fetch_from_hub(repository: str, patterns: list[str], **options: Any) -> Path
             kind = options.get("repo_type")
             with errors_in(problem):
                 HfApi().repo_info(repository, repo_type=kind, timeout=NETWORK_TIMEOUT)
-        except ScriptError:  # without a network, an older copy in the cache is used as it is
-            if folder:
-                return folder
-            raise
+        except ScriptError:
+            if not folder:
+                raise
+            note(f"{repository} is used from the cache; if files are missing, run with a network")
+            return folder
         return Path(snapshot_download(repository, **options))
 
 
@@ -323,8 +324,9 @@ def run(main: Callable[[], int]) -> int:
     """Run `main` and return the exit code of the script.
 
     The code is 0 on success, 130 after Ctrl-C or `kill`, and 1 after an error the user can fix: a
-    `ScriptError` or an error of the operating system such as a full disk. Those errors are printed
-    as one line on standard error. Any other exception is a bug and keeps its traceback.
+    `ScriptError`, too little memory, or an error of the operating system such as a full disk. Those
+    errors are printed as one line on standard error. Any other exception is a bug and keeps its
+    traceback.
     """
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # no traceback at shutdown
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops workers too
@@ -342,6 +344,10 @@ def run(main: Callable[[], int]) -> int:
     except OSError as error:
         prefix = f"{error.filename}: " if error.filename else ""
         code, message = 1, f"{prefix}{error.strerror or error}"
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "tried to allocate" not in str(error).lower():
+            raise  # PyTorch raises a RuntimeError for memory too, on each device
+        code, message = 1, "too little memory; close other programs, or use less data"
     note(message)
     try:
         sys.stdout.flush()

@@ -136,11 +136,12 @@ def test_an_incomplete_model_in_the_cache_is_completed_or_not_used(hub: Server) 
 
 
 def test_a_model_that_an_older_library_saved_is_used_or_completed(
-    hub: Server, empty_hub_cache: Path, checkpoints: Path
+    hub: Server, empty_hub_cache: Path, checkpoints: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = put_in_cache(empty_hub_cache, NAME, checkpoints / GPT2)
     hub.behaviour = "missing"
     assert find() == folder
+    only_line(capsys.readouterr().err, f"{NAME} is used from the cache; if files are missing")
     (folder / "model.safetensors").unlink()
     assert find() == stand_in()
     hub.behaviour = "honest"
@@ -399,6 +400,14 @@ def test_a_bug_keeps_its_traceback_and_other_codes_are_those_of_main() -> None:
     with pytest.raises(ZeroDivisionError):
         common.run(raising(ZeroDivisionError()))
     assert [common.run(lambda: 0), common.run(lambda: 3)] == [0, 3]
+
+
+@pytest.mark.parametrize("allocate", [torch.zeros, np.zeros])
+def test_too_little_memory_is_one_line(
+    allocate: Callable[[int], object], capsys: pytest.CaptureFixture
+) -> None:
+    assert common.run(lambda: allocate(10**15) is None) == 1
+    only_line(capsys.readouterr().err, "too little memory; close other programs")
 
 
 def test_kill_ends_a_script_as_ctrl_c_does() -> None:
