@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import hashlib
 import io
 import json
 import math
@@ -170,24 +169,6 @@ def test_a_failed_download_is_one_line_and_a_later_one_succeeds(
     assert load_pair(find())[0].config.n_embd == 32
 
 
-@pytest.mark.parametrize(
-    ("name", "endpoint", "problem"),
-    [
-        ("./nowhere", "https://huggingface.co", "HFValidationError: "),
-        ("a/b", "huggingface.co", "'http://' or 'https://'"),
-        ("a/b", "http://[::1", "a/b cannot be downloaded ("),
-        ("a/b", "http://127.0.0.1:9", "ConnectError: "),
-    ],
-)
-def test_a_wrong_name_or_endpoint_gives_the_message_of_the_library(
-    name: str, endpoint: str, problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    with pytest.raises(common.ScriptError, match=r"folder or a model of the Hub$") as raised:
-        find(name)
-    assert problem in str(raised.value)
-
-
 # --- Loading a checkpoint ---------------------------------------------------------------------
 
 Seq2Seq = AutoModelForSeq2SeqLM
@@ -341,21 +322,6 @@ def test_a_roberta_reads_two_tokens_less_than_its_configuration_says() -> None:
 
 
 # --- Metrics ----------------------------------------------------------------------------------
-
-
-def equal_words(predictions: list[str], references: list, factor: int = 1) -> dict[str, object]:
-    """Return the arguments, so that the test can see them."""
-    return {"pairs": list(zip(predictions, references, strict=True)), "factor": factor}
-
-
-@pytest.mark.parametrize("references", [["x", "y z"], [["x"], ["y", "z"]]])
-def test_a_local_metric_has_the_interface_of_evaluate(references: list) -> None:
-    metric = common.local_metric(equal_words)
-    assert isinstance(metric, evaluate.Metric)
-    expected = {"pairs": list(zip(["a", "b"], references, strict=True)), "factor": 3}
-    assert metric.compute(predictions=["a", "b"], references=references, factor=3) == expected
-    with pytest.raises(ValueError, match="Mismatch in the number of predictions"):
-        metric.compute(predictions=["a", "b"], references=references[:1])
 
 
 def test_a_local_metric_writes_nothing_to_the_cache_of_the_hub(
@@ -626,15 +592,6 @@ def test_a_damaged_table_is_named_with_the_line(content: str, problem: str, tmp_
 
 
 # --- Downloads --------------------------------------------------------------------------------
-
-
-def test_a_file_is_downloaded_with_or_without_a_digest(server: Server, tmp_path: Path) -> None:
-    server.files["file.txt"] = b"content"
-    path = tmp_path / "new" / "file.txt"
-    for sha256 in (None, hashlib.sha256(b"content").hexdigest()):
-        common.download(server.url + "file.txt", sha256, path)
-        assert path.read_bytes() == b"content"
-        assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -203,12 +203,6 @@ def test_steps_are_those_of_a_loop_with_the_optimizers_of_torch(
             assert (update - expected).norm() < 0.01 * expected.norm(), name
 
 
-def test_orthogonalised_updates_have_singular_values_close_to_one() -> None:
-    for shape in ((64, 16), (16, 64)):
-        values = torch.linalg.svdvals(dante_gpt.orthogonalise(torch.randn(shape)))
-        assert (values - 0.9).abs().max() < 0.4
-
-
 def test_validation_loss_counts_every_character_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, losses = random_model(), []
     monkeypatch.setattr(dante_gpt, "STRIDE", 8)
@@ -367,23 +361,6 @@ def test_ctrl_c_before_the_first_evaluation_says_that_nothing_is_saved(
     code, _, err = run("dante_gpt", "--text", inferno.VERSES, "--out-dir", tmp_path)
     assert code == 130
     only_line(err, "nothing of this run is saved")
-
-
-def test_checkpoint_that_cannot_be_written_replaces_nothing(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write_half(path: Path, content: bytes) -> int:
-        write_bytes(path, content[: len(content) // 2])
-        raise OSError(28, "No space left on device")
-
-    (tmp_path / CHECKPOINT).write_bytes(b"of an earlier run")
-    write_bytes = Path.write_bytes
-    monkeypatch.setattr(Path, "write_bytes", write_half)
-    files = ["--text", inferno.VERSES, "--out-dir", tmp_path]
-    code, _, err = run("dante_gpt", *OPTIONS, *files)
-    assert code == 1
-    only_line(err, f"{CHECKPOINT}: No space left on device")
-    assert checkpoint(tmp_path) == b"of an earlier run"
 
 
 def test_run_of_another_text_is_not_resumed(tmp_path: Path, whole: Path, run: Run) -> None:

@@ -113,12 +113,6 @@ def test_other_test_labels_change_no_choice(first: Result, classify: Callable[..
         assert row.test != other_row.test
 
 
-def test_other_test_texts_change_no_choice(first: Result, classify: Callable[..., Result]) -> None:
-    splits = make_splits()
-    other = classify(splits | {"test": splits["test"].assign(text=splits["test"]["text"] + " new")})
-    assert choices(first) == choices(other)
-
-
 def test_only_training_texts_train(classify: Callable[..., Result]) -> None:
     splits = make_splits()
     changed = {
@@ -139,22 +133,6 @@ def test_second_run_is_equal(first: Result, classify: Callable[..., Result]) -> 
 
 def test_another_seed_trains_other_networks(first: Result, classify: Callable[..., Result]) -> None:
     assert first.weights != classify(make_splits(), "--seed", "1").weights
-
-
-def test_words_of_validation_and_test_texts_are_no_features() -> None:
-    texts = {"train": ["one two", "two three"], "validation": ["one"], "test": ["two four"]}
-    first = lab_classifier.word_features(texts)
-    for changed in SPLITS[1:]:
-        other = lab_classifier.word_features(texts | {changed: ["three four", "one five"]})
-        for name in set(SPLITS) - {changed}:
-            assert np.array_equal(first[name].toarray(), other[name].toarray())
-
-
-def test_features_are_standardised_by_the_training_texts() -> None:
-    features = {"train": [[1, 5], [3, 5]], "validation": [[2, 6]], "test": [[5, 5]]}
-    arrays = {name: np.array(rows, np.float32) for name, rows in features.items()}
-    standard = lab_classifier.standardise(arrays)
-    assert [standard[name].tolist() for name in SPLITS] == [[[-1, 0], [1, 0]], [[0, 1]], [[3, 0]]]
 
 
 class Fixed(BaseEstimator):

@@ -99,13 +99,6 @@ def labelled(texts: str, labels: str) -> list[LabelledText]:
     return [LabelledText(text, label) for text, label in pairs]
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_table_is_read_as_text(separator: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text("id,label,text\n7, 01  x ,caf\xe9\n".replace(",", separator), encoding="utf-8")
-    assert lab_data.read_labelled_texts(path) == [("caf\xe9", "01 x")]
-
-
 @pytest.mark.parametrize(("content", "problem"), [
     ("Text,Label\na,1\n", "rows.csv: the columns must be text and label"),
     ("text,label\na,1\n ,2\n", "rows.csv: row 3: the text or the label is empty"),

@@ -24,12 +24,6 @@ def test_run_prints_the_recorded_output(run: Run, inferno_file: Path) -> None:
     assert (common.RESULTS / "lab_tokenizer.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_bundled_tokenizer_encodes_the_texts_of_the_statement() -> None:
-    tokenizer = common.load(GPT2Tokenizer, bundled.gpt2_tokenizer())
-    ids = [tokenizer(text)["input_ids"] for text in lab_tokenizer.HELLO_WORLDS]
-    assert ids == [[15496, 2159], [31373, 2159], [23748, 2159], [15496, 10603], [15496, 2159, 220]]
-
-
 @pytest.mark.parametrize("name", [task04.MODEL, task05.MODEL, task08.TOKENIZER])
 def test_tokenizer_of_another_model_has_its_own_class(
     name: str, checkpoints: Path, run: Run

@@ -48,6 +48,13 @@ MODEL_OPTIONS = {  # of the scripts with models
     **dict.fromkeys(["lab_multiple_choice", "lab_retrieval"], "--model"),
 }
 ON_THE_HUB = sorted(MODEL_OPTIONS.keys() - {"lab_multiple_choice", "lab_retrieval"})  # by default
+LONG_TEXTS = {  # of scripts that take a text: a model, and a text beyond its context
+    "task05": ("Qwen/Qwen3-0.6B", "Bad. " * 3000),
+    "task06": ("Helsinki-NLP/opus-mt-es-bg", "Hola " * 300),
+    "task10": ("openai-community/gpt2", "a " * 99),
+    "task11": ("openai-community/gpt2", "a " * 99),
+    "lab_generation": ("openai-community/gpt2", "la via " * 60),
+}
 SHORTER = [  # constants of short runs
     *((dante_gpt, "QUICK_STEPS", 10), (dante_gpt, "EVALUATIONS", 2)),
     *((dante_gpt, "MEASURED_LENGTH", 100), (task03, "NETWORKS", task03.NETWORKS[1:3])),
@@ -143,6 +150,15 @@ def test_a_wrong_data_folder_is_one_line(script: str, run: Run) -> None:
     assert out == "" or script == "task01"  # which prints its first example before
     file = Path("no_such_folder", DATA_FILES[script])
     assert err.startswith(f"{script}.py: {file}: no such file; --data takes a folder with ")
+
+
+@pytest.mark.parametrize("script", LONG_TEXTS)
+def test_an_empty_or_too_long_text_is_one_line(script: str, run: Run, checkpoints: Path) -> None:
+    model, long_text = LONG_TEXTS[script]
+    for text, problem in ((" ", "the text is empty"), (long_text, "this model reads at most ")):
+        code, out, err = run(script, "--model", checkpoints / model, text)
+        assert (code, out) == (1, "")
+        assert problem in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("script", MODEL_OPTIONS)

@@ -28,14 +28,6 @@ def test_length_without_a_window_is_an_error(length: int) -> None:
         common.create_sequences(pd.DataFrame({"value": range(5)}), length)
 
 
-def test_dataset_has_a_window_with_a_last_dimension_of_one_for_each_target() -> None:
-    frame = pd.DataFrame({"value": np.arange(1000, dtype="float32")})
-    dataset = common.sequence_dataset(*common.create_sequences(frame, 96))
-    window, target = dataset[7]
-    assert window.shape == (96, 1)
-    assert [window[0].item(), window[-1].item(), target.item()] == [7, 102, 103]
-
-
 def test_output_equals_the_statement(run: Run) -> None:
     code, out, _ = run("task01")  # without a network, so on the synthetic load curve
     assert code == 0

@@ -84,15 +84,6 @@ def test_epoch_equals_a_plain_loop() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_loss_of_an_epoch_is_the_mean_over_its_windows() -> None:
-    model = common.ConsumptionLSTM(hidden_size=8)
-    dataset = TensorDataset(*WAVES[:96])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)  # the model stays the same
-    errors = [(model(window[None]).item() - target.item()) ** 2 for window, target in dataset]
-    found = task02.train_epoch(model, task02.make_batches(dataset, 32), optimizer)
-    assert found == pytest.approx(sum(errors) / 96, rel=1e-5)
-
-
 def test_predictions_are_those_of_single_rows_without_dropout() -> None:
     model, _ = new_model()
     inputs = torch.randn(1030, 3, 1)  # more rows than are predicted at once

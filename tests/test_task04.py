@@ -41,22 +41,6 @@ def test_summary_equals_that_of_the_pipeline(t5: ModelAndTokenizer) -> None:
     assert task04.summarise(*t5, task04.LONG_TEXT) == recorded
 
 
-def test_limit_of_the_task_replaces_that_of_the_checkpoint(t5: ModelAndTokenizer) -> None:
-    summary = task04.summarise(*t5, task04.LONG_TEXT)
-    t5[0].config.task_specific_params["summarization"]["max_length"] = 10
-    assert task04.summarise(*t5, task04.LONG_TEXT) == summary
-
-
-def test_prefix_of_the_checkpoint_precedes_the_text(t5: ModelAndTokenizer) -> None:
-    model, tokenizer = t5
-    settings = model.config.task_specific_params["summarization"]
-    settings["prefix"] = "in Bulgarian: "
-    summary = task04.summarise(model, tokenizer, task04.LONG_TEXT)
-    del settings["prefix"]
-    assert task04.summarise(model, tokenizer, "in Bulgarian: " + task04.LONG_TEXT) == summary
-    assert task04.summarise(model, tokenizer, task04.LONG_TEXT) != summary
-
-
 def test_long_text_is_cut_with_a_note(
     t5: ModelAndTokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:

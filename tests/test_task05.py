@@ -1,6 +1,5 @@
 """Task 05: the prompt, and the reply that is generated from it."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -23,30 +22,6 @@ def test_output_without_a_network(run: Run) -> None:
     assert (code, out) == (0, (EXPECTED / "task05.txt").read_text(encoding="utf-8"))
     only_line(err, "The bundled ")
     assert f"Prompt:\n{task05.PROMPT.format(review=task05.REVIEW)}\n" in err
-
-
-def test_replies_of_the_prompt_have_one_form_and_the_review_comes_last() -> None:
-    prompt = task05.PROMPT.format(review="{Nice}")
-    assert prompt.endswith("\n\nReview: {Nice}\nReply:")
-    form = (
-        r"Thank you for your kind review of the Riverview Hotel\. "
-        r"We are delighted that you enjoyed [\w ]+\.( We apologise for [\w ]+\.)? "
-        r"We hope to welcome you again soon\."
-    )
-    reviews, replies = (re.findall(f"^{key}: (.+)", prompt, re.M) for key in ("Review", "Reply"))
-    assert len(reviews) == len(replies) + 1
-    assert all(re.fullmatch(form, reply) for reply in replies)
-
-
-def test_reply_at_temperature_0_takes_the_most_likely_tokens(chat: ModelAndTokenizer) -> None:
-    model, tokenizer = chat
-    tokens = tokenizer("Nice")["input_ids"]
-    length = len(tokens)
-    for _ in range(task05.MAX_NEW_TOKENS):
-        with torch.inference_mode():
-            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
-    expected = tokenizer.decode(tokens[length:]).strip()
-    assert task05.reply(model, tokenizer, "Nice", 0) == expected
 
 
 def test_reply_is_sampled_from_all_tokens(chat: ModelAndTokenizer) -> None:
@@ -88,24 +63,6 @@ def test_text_ends_after_its_last_complete_sentence() -> None:
     assert task05.complete_sentences('She said "wow!" and') == 'She said "wow!"'
     assert task05.complete_sentences("We had 3.5 stars.\nNow 4.5 st") == "We had 3.5 stars."
     assert task05.complete_sentences("no end in sight") == "no end in sight"
-
-
-@pytest.mark.parametrize(
-    ("review", "message"), [(" ", "the text is empty"), ("Bad. " * 3000, "reads at most ")]
-)
-def test_empty_or_long_review_is_an_error(
-    run: Run, checkpoints: Path, review: str, message: str
-) -> None:
-    code, out, err = run("task05", "--model", checkpoints / task05.MODEL, review)
-    assert (code, out) == (1, "")
-    only_line(err, message)
-
-
-@pytest.mark.parametrize("temperature", ["-1", "nan", "inf", "101"])
-def test_impossible_temperature_exits_with_2(run: Run, temperature: str) -> None:
-    code, out, err = run("task05", f"--temperature={temperature}")
-    assert (code, out) == (2, "")
-    only_line(err, f"error: argument --temperature: {temperature} is not in the range 0 to 100")
 
 
 def test_temperature_that_overflows_is_an_error(run: Run, checkpoints: Path) -> None:

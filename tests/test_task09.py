@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import common
 import task08
@@ -59,29 +58,6 @@ def test_output_without_a_network_equals_the_recorded_one(run: Run) -> None:
     assert predictions.splitlines() == output.splitlines()[-3:]
 
 
-def test_unhappy_texts_are_high_risk_in_the_recorded_output() -> None:
-    lines = (EXPECTED / "task09.txt").read_text(encoding="utf-8").splitlines()
-    labels = [line.partition(" ")[0] for line in lines if " risk " in line]
-    assert labels == ["high", "high", "low", "low", "high", "low", "low", "high", "high"]
-
-
-def test_head_is_new_and_encoder_is_that_of_the_checkpoint(
-    run: Run, classifier: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    untrained = []
-    monkeypatch.setattr(
-        task09,
-        "fine_tune",
-        lambda model, *_: untrained.append(model) or {"Training": 0.0, "Test": 0.0},
-    )
-    assert run("task09", "--model", classifier)[0] == 0
-    source = common.load(AutoModelForSequenceClassification, classifier)
-    for name, weight in source.named_parameters():
-        if weight.dim() > 1:  # the biases of both heads are zero
-            is_equal = torch.equal(weight, untrained[0].get_parameter(name))
-            assert is_equal == name.startswith("distilbert."), name
-
-
 def test_test_rows_are_only_evaluated(
     make_pair: Callable[[], ModelAndTokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,12 +87,6 @@ def test_training_changes_head_and_encoder_and_depends_on_the_seed(
         weights = [model.get_parameter(name) for model in (before, first, second)]
         assert not torch.equal(weights[0], weights[1])
         assert not torch.equal(weights[1], weights[2])
-
-
-def test_accuracy_is_the_fraction_of_right_rows() -> None:
-    logits = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
-    results = EvalPrediction(predictions=logits, label_ids=np.array([1, 1, 1]))
-    assert task09.accuracy(results) == {"accuracy": pytest.approx(2 / 3)}
 
 
 def test_probabilities_equal_those_of_single_texts_by_hand(classifier: Path) -> None:
@@ -167,48 +137,10 @@ def test_predict_without_a_saved_model_is_one_line(run: Run) -> None:
     only_line(error, "saved: no saved model; run the script without --predict")
 
 
-@pytest.mark.parametrize(
-    "obstacle", ["file", "dangling link", "mount point", "read-only", "file as parent"]
-)
-def test_folder_that_cannot_be_replaced_ends_the_script_before_the_training(
-    obstacle: str, run: Run, classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_file_in_place_of_the_folder_ends_the_script_before_the_training(
+    run: Run, classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task09, "fine_tune", fail)
-    if obstacle == "file":
-        folder.write_text("years of work", encoding="utf-8")
-    elif obstacle == "dangling link":
-        make_link(folder, folder.parent / "nothing")
-    elif obstacle == "mount point":
-        folder.mkdir()
-        monkeypatch.setattr(os.path, "ismount", lambda path: path == folder.resolve())
-    elif obstacle == "read-only":  # a superuser may write it nevertheless
-        folder.mkdir()
-        monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
-    else:
-        (folder.parent / "file").write_text("", encoding="utf-8")
-        monkeypatch.setattr(task09, "FOLDER", folder.parent / "file" / "saved")
-    code, output, error = run("task09", "--model", classifier)
-    assert (code, output) == (1, "")
-    assert len(error.splitlines()) == 1
-    if obstacle == "file":
-        assert folder.read_text(encoding="utf-8") == "years of work"
-
-
-def test_link_to_a_folder_stays_a_link_and_its_model_is_replaced(
-    run: Run, classifier: Path, folder: Path
-) -> None:
-    target = folder.parent / "elsewhere"
-    target.mkdir()
-    (target / "config.json").write_text("{}", encoding="utf-8")
-    make_link(folder, target)
-    assert run("task09", "--model", classifier)[0] == 0
-    assert folder.is_symlink()
-    assert (target / "model.safetensors").exists()
-    assert run("task09", "--predict", "Thanks!")[0] == 0
-
-
-def make_link(path: Path, target: Path) -> None:
-    try:
-        path.symlink_to(target, target_is_directory=True)
-    except OSError:
-        pytest.skip("this account may not make links")
+    folder.write_text("years of work", encoding="utf-8")
+    assert run("task09", "--model", classifier)[:2] == (1, "")
+    assert folder.read_text(encoding="utf-8") == "years of work"

@@ -67,14 +67,3 @@ def test_more_probable_label_after_both_examples_is_printed(
     assert (code, out) == (0, "POSITIVE\n" if positive > 0.5 else "NEGATIVE\n")
     found = [float(p) for p in re.findall(r"positive with.*: (.*)", err)]
     assert found == pytest.approx([positive, 1 - positive, 1 - positive])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [(" ", "the text is empty"), ("a " * 99, "reads at most 64")]
-)
-def test_empty_or_long_text_is_an_error(
-    run: Run, checkpoints: Path, text: str, message: str
-) -> None:
-    code, out, err = run("task10", "--model", checkpoints / DECODER, text)
-    assert (code, out) == (1, "")
-    only_line(err, message)
