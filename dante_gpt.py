@@ -159,8 +159,8 @@ class GPT(nn.Module):
             nn.init.zeros_(block.attention.output.weight)
             nn.init.zeros_(block.down.weight)
         half = config.n_embd // config.n_head // 2
-        speed = 1024 ** -(torch.arange(half) / half)  # of each pair of channels: (size / 2,)
-        angle = torch.arange(config.block_size)[:, None] * speed  # (block_size, size / 2)
+        frequencies = 1024 ** -(torch.arange(half) / half)  # of each pair of channels: (size / 2,)
+        angle = torch.arange(config.block_size)[:, None] * frequencies  # (block_size, size / 2)
         self.register_buffer("rotation", torch.stack([angle.cos(), angle.sin()]), persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -319,8 +319,10 @@ class Training:
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         self.model.zero_grad()
         loss.backward()
-        for each in (self.muon, self.adam, self.muon_schedule, self.adam_schedule):
-            each.step()
+        self.muon.step()
+        self.adam.step()
+        self.muon_schedule.step()
+        self.adam_schedule.step()
         return common.finite(loss.item(), "the training loss")
 
     def validate(self) -> float:

@@ -159,7 +159,7 @@ def copied_fraction(text: str, source: str) -> float:
 
 def known_word_fraction(text: str, source: str) -> float:
     """Return the fraction of the words of `text` that occur in `source`, with equal accents."""
-    words, source_words = (re.findall("[^\\W\\d_]+`?", normalise(each)) for each in (text, source))
+    words, source_words = (re.findall("[^\\W\\d_]+`?", normalise(part)) for part in (text, source))
     vocabulary = set(source_words)
     return fraction(word in vocabulary for word in words)
 

@@ -160,13 +160,12 @@ def load_labelled_texts(dataset: str, path: Path | None) -> dict[str, list[Label
     }
 
 
-def draw(
+def stratified_split(
     rows: list[LabelledText], size: int | float, seed: int
 ) -> tuple[list[LabelledText], list[LabelledText]]:
-    """Draw `size` rows, or that fraction, stratified by label. Return the others and the drawn."""
+    """Return the other rows and `size` random rows, or that fraction, stratified by label."""
     labels = [row.label for row in rows]
-    others, drawn = train_test_split(rows, test_size=size, stratify=labels, random_state=seed)
-    return others, drawn
+    return train_test_split(rows, test_size=size, stratify=labels, random_state=seed)
 
 
 def prepare_texts(
@@ -180,13 +179,13 @@ def prepare_texts(
     with common.errors_in("too few texts to draw some of every label"):
         for name in ("test", "validation"):
             if name not in splits:
-                splits["train"], splits[name] = draw(splits["train"], HELD_OUT, seed)
+                splits["train"], splits[name] = stratified_split(splits["train"], HELD_OUT, seed)
         splits = {name: splits[name] for name in SPLITS}
         splits = remove_duplicates(splits, text=lambda row: row.text)
         for name, rows in splits.items():
             labels = {row.label for row in rows}
             if len(rows) - max_texts >= len(labels):  # scikit-learn cannot leave out fewer
-                splits[name] = draw(rows, max_texts, seed)[1]
+                splits[name] = stratified_split(rows, max_texts, seed)[1]
     return splits
 
 

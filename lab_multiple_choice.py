@@ -140,10 +140,10 @@ def add_features(
     encoded = []
     counts = [1 + len(question.choices) for question in questions]
     for question, rows in zip(questions, features.split(counts), strict=True):
-        asked, choices = rows[:1], rows[1:]  # (1, width), (choices, width)
-        product = choices * asked  # (choices, width); large where choice and question agree
+        stem, choices = rows[:1], rows[1:]  # (1, width), (choices, width)
+        product = choices * stem  # (choices, width); large where choice and question agree
         cosine = product.mean(dim=1, keepdim=True)  # (choices, 1), as mean squares are 1
-        paired = torch.hstack([choices, asked.expand_as(choices), product, cosine])
+        paired = torch.hstack([choices, stem.expand_as(choices), product, cosine])
         encoded.append(EncodedQuestion(**vars(question), alone=choices, paired=paired))
     return encoded
 

@@ -1,6 +1,7 @@
 """Provenance of the bundled translator: its three data files are not published with the project.
 
     python tests/make_translator.py FOLDER
+    python tests/make_translator.py FOLDER --start TRANSLATOR    train a translator further
 
 FOLDER contains es-en.tsv, es-bg.tsv and en-bg.tsv. Each line is a sentence, its translation and the
 source of the pair, separated by tabs. The program trains a Marian model from Spanish to English and
@@ -186,7 +187,7 @@ def make_model(tokenizer: MarianTokenizer) -> MarianMTModel:
         encoder_ffn_dim=1024,
         decoder_ffn_dim=1024,
         max_position_embeddings=128,
-        dropout=0.1,
+        dropout=0.15,
         activation_function="swish",
         scale_embedding=True,
         eos_token_id=tokenizer.eos_token_id,
@@ -311,7 +312,8 @@ def translate(
     translations = []
     for start in range(0, len(pairs), 50):
         rows = [f"{TARGETS[p.language]} {p.source}" for p in pairs[start : start + 50]]
-        inputs = tokenizer(rows, return_tensors="pt", padding=True).to(model.device)
+        options = {"return_tensors": "pt", "padding": True, "truncation": True}
+        inputs = tokenizer(rows, **options).to(model.device)
         tokens = model.generate(**inputs, num_beams=beams, do_sample=False, max_length=MAX_LENGTH)
         translations += tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return translations
@@ -352,18 +354,20 @@ def main() -> int:
     parser = common.argument_parser(__doc__, "--device")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--start", type=Path, help="folder of a translator to train further")
     arguments = parser.parse_args()
     pairs, held_out = split_pairs(load_pairs(arguments.folder))
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in held_out.items())
     print(f"{len(pairs):,} training pairs; held out: {counts}", flush=True)
-    if (STATE / "vocab.json").exists():
-        tokenizer = common.load(AutoTokenizer, STATE)
+    if arguments.start or (STATE / "vocab.json").exists():
+        tokenizer = common.load(AutoTokenizer, arguments.start or STATE)
     else:
         tokenizer = make_tokenizer(pairs, STATE)
         tokenizer.save_pretrained(STATE)
     common.seed_everything(0)
-    model = make_model(tokenizer).to(common.select_device(arguments.device))
-    training = Training(model, arguments.steps)
+    start = arguments.start
+    model = common.load(MarianMTModel, start) if start else make_model(tokenizer)
+    training = Training(model.to(common.select_device(arguments.device)), arguments.steps)
     if (STATE / "state.pt").exists():
         training.load(STATE / "state.pt")
     for loss in train(training, tokenizer, pairs):
