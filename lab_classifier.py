@@ -26,11 +26,11 @@ Weighted classifiers count the training texts of rare labels more, for the same 
     python lab_classifier.py --finetune                     also train the encoder
 
 Takes ten to fifteen minutes with --model bundled, which needs no download, and longer with
-DistilBERT (268 MB), which is three times as large. On emotion expect an accuracy of about 0.79 for
+DistilBERT (268 MB), which is three times as large. On emotion expect an accuracy of about 0.80 for
 the best frozen features of the bundled encoder, and of 0.89 for TF-IDF.
 
---finetune adds LoRA, which trains only two narrow matrices next to each weight matrix of the
-encoder, and the training of all weights.
+--finetune takes an hour more. It adds LoRA, which trains only two narrow matrices next to each
+weight matrix of the encoder, and the training of all weights. On emotion both reach 0.93.
 """
 
 import os
@@ -296,6 +296,8 @@ def draw_trained_weights(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", xlabel="trained weights", ylabel="test accuracy")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.margins(x=0.35)  # for the names
     for row in rows:
         point = row.trained, row.test[0]
         axes.scatter(*point)
