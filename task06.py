@@ -9,7 +9,7 @@ split the text into tokens, generate the tokens of the translation, and join the
     python task06.py --model NAME                     another one, of the Hub or in a folder
 
 Takes seconds, after a download of 310 MB. Expect one Bulgarian sentence. The bundled model has few
-parameters and makes mistakes: it writes "интересно" where "интересен" is right.
+parameters and makes mistakes: it leaves out "sobre LLMs".
 """
 
 from transformers import (
