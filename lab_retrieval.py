@@ -390,7 +390,8 @@ def draw_curve(curve: pd.DataFrame) -> None:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for name in curve:
-        axes.plot(curve.index, curve[name], "o-", label=name)
+        label = "test claims about new abstracts" if name == "new" else name
+        axes.plot(curve.index, curve[name], "o-", label=label)
     chosen = curve["held-out claims"].idxmax()
     axes.axvline(chosen, color="grey", linewidth=1, label="chosen on the held-out claims")
     axes.set(xlabel="a: from the untrained map (0) to the trained one (1)", ylabel="nDCG@10")
