@@ -76,12 +76,16 @@ def load_or_docstrings(
             f"--dataset docstrings and --data {arguments.data} are two sources of data; "
             "leave out one of them"
         )
-    if arguments.dataset or arguments.data:
+    if arguments.data:
         name = arguments.dataset or ""
         return name, load(name, arguments.data)
+    name = arguments.dataset or default
     try:
-        return default, load(default, None)
+        with common.errors_in(name):  # a file in the Hub's cache may have other columns
+            return name, load(name, None)
     except common.ScriptError as error:
+        if arguments.dataset:
+            raise
         common.note(f"{error}. The docstrings of installed libraries replace {default}")
         return "docstrings", load("docstrings", None)
 

@@ -137,6 +137,13 @@ def test_labelled_texts_of_the_hub_keep_their_splits(
     assert found == {name: [(name, "3")] for name in splits}
 
 
+def test_a_table_of_the_hub_with_other_columns_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab_data, "hub_table", lambda *_: pd.DataFrame({"other": ["a"]}))
+    arguments = Namespace(dataset="emotion", data=None)
+    with pytest.raises(common.ScriptError, match=r"^emotion \(AttributeError: "):
+        lab_data.load_or_docstrings(arguments, "emotion", lab_data.load_labelled_texts)
+
+
 def test_one_csv_file_is_split_by_label(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     rows = labelled(",".join(map(str, range(1000))), "a " * 700 + "b " * 300)
