@@ -6,12 +6,13 @@
 FOLDER contains es-en.tsv, es-bg.tsv and en-bg.tsv. Each line is a sentence, its translation and the
 source of the pair, separated by tabs. The program trains a Marian model from Spanish to English and
 to Bulgarian, saves it in DATA/bundled/translator and prints its scores on held-out sentences. The
-training is saved in results/make_translator/, and continues from there. Takes hours.
+training is saved in results/make_translator/ until it ends, and continues from there. Takes hours.
 """
 
 import io
 import json
 import re
+import shutil
 import sys
 import time
 import zlib
@@ -356,16 +357,16 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--start", type=Path, help="folder of a translator to train further")
     arguments = parser.parse_args()
+    start = arguments.start
     pairs, held_out = split_pairs(load_pairs(arguments.folder))
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in held_out.items())
     print(f"{len(pairs):,} training pairs; held out: {counts}", flush=True)
-    if arguments.start or (STATE / "vocab.json").exists():
-        tokenizer = common.load(AutoTokenizer, arguments.start or STATE)
+    if start or (STATE / "vocab.json").exists():
+        tokenizer = common.load(AutoTokenizer, start or STATE)
     else:
         tokenizer = make_tokenizer(pairs, STATE)
         tokenizer.save_pretrained(STATE)
     common.seed_everything(0)
-    start = arguments.start
     model = common.load(MarianMTModel, start) if start else make_model(tokenizer)
     training = Training(model.to(common.select_device(arguments.device)), arguments.steps)
     if (STATE / "state.pt").exists():
@@ -379,6 +380,7 @@ def main() -> int:
     with common.complete_folder(bundled.TRAINED / "translator") as output:
         model.half().save_pretrained(output)
         tokenizer.save_pretrained(output)
+    shutil.rmtree(STATE)  # the next training starts from its own weights
     for name in ("es-bg test", "es-en test"):
         score = chrf(model.float(), tokenizer, held_out[name], BEAMS)
         print(f"{name}: chrF {score:.1f} on {len(held_out[name])} sentences")
