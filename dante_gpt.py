@@ -17,9 +17,8 @@ can compare the loss with and without each.
 The loss is the mean of -log(probability of the character) over the last tenth of the poem, in nats;
 lower is better. Expect 1.42 to 1.44 nats, depending on the seed: as uncertain as a choice among
 four equally likely characters (e^1.43 = 4.2). A 5-gram model, which counts sequences of five
-characters, reaches 1.62. A bit, the second unit of the table, is a choice among two (1 nat = 1.44
-bits). Settings are compared by training on eight tenths and measuring the loss on the ninth
-(`tests/experiments.py settings`), so that the last tenth is used for the result alone.
+characters, reaches 1.62. Settings are compared by training on eight tenths and measuring the loss
+on the ninth (`tests/experiments.py settings`), so that the last tenth is used for the result alone.
 
 Six to sixteen minutes on two CPU cores. Without a network, verses of this project replace the poem,
 and take a minute. The checkpoint and a picture of the loss are saved in results/dante_gpt/.
@@ -27,7 +26,6 @@ and take a minute. The checkpoint and a picture of the loss are saved in results
 
 import argparse
 import hashlib
-import math
 import os
 import shutil
 import sys
@@ -99,8 +97,8 @@ class CausalSelfAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (batch, head, time, size) each
         q, k = rotate(q, rotation), rotate(k, rotation)
         # The next call computes these three lines without keeping the scores in memory:
-        #     scores = q @ k.mT / math.sqrt(size)  # (batch, head, time, time)
-        #     scores[..., later] = -math.inf  # later: the positions above the diagonal
+        #     scores = q @ k.mT / size**0.5  # (batch, head, time, time)
+        #     scores[..., later] = -torch.inf  # later: the positions above the diagonal
         #     y = scores.softmax(-1) @ v  # (batch, head, time, size)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.output(y.transpose(1, 2).reshape(batch, time, n_embd))  # the heads are joined
@@ -443,11 +441,6 @@ def draw_curve(history: list[list[float]], baselines: dict[str, float], path: Pa
     common.save_figure(figure, path)
 
 
-def print_loss(name: str, loss: float) -> None:
-    """Print a loss in nats and in bits per character."""
-    print(f"{name:24}{loss:8.4f}{loss / math.log(2):8.4f}")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Train a model and write a sample with it; with --generate, only write."""
     arguments = parse_arguments(argv)
@@ -479,10 +472,10 @@ def main(argv: list[str] | None = None) -> int:
     if checkpoint:
         training.load(checkpoint)
     print(f"{len(train):,} characters to train on, {len(validation):,} to validate on")
-    print(f"{'validation loss':24}{'nats':>8}{'bits':>8}  per character")
+    print("validation loss             nats per character")
     baselines = {name: inferno.ngram_loss(train, validation, n) for name, n in NGRAMS.items()}
     for name, loss in baselines.items():
-        print_loss(name, loss)
+        print(f"{name:24}{loss:8.4f}")
 
     # 2. The training
     try:
@@ -494,7 +487,8 @@ def main(argv: list[str] | None = None) -> int:
             common.note("stopped before the first evaluation, so nothing of this run is saved")
         raise
     parameters = sum(weight.numel() for weight in training.model.parameters())
-    print_loss(f"GPT, {parameters:,} parameters", training.history[-1][2])
+    name = f"GPT, {parameters:,} parameters"
+    print(f"{name:24}{training.history[-1][2]:8.4f}")
 
     # 3. A sample, and what it shows
     torch.manual_seed(config.seed)

@@ -14,7 +14,7 @@ Two of three test claims are about an abstract that a training claim cites, so a
 remembers these abstracts looks good. Therefore the settings of trained models are chosen on
 held-out training claims that share no abstract with the claims trained on. The column `new` shows
 the test claims about abstracts that no training claim cites. The second table and the picture show
-nDCG@10 from the untrained map, the identity (a = 0), to the trained one (a = 1).
+nDCG@10 from the untrained map, the identity (alpha = 0), to the trained one (alpha = 1).
 
     python lab_retrieval.py
     python lab_retrieval.py --query "Vitamin D protects against colds."   after a run: the best five
@@ -66,8 +66,8 @@ K1 = (0.9, 1.2, 1.5, 2.0)  # of BM25; with a smaller k1 repeated words count les
 B = (0.2, 0.3, 0.4, 0.5, 0.75)  # of BM25; with a larger b long documents count less
 WEIGHTS = [round(0.05 * step, 2) for step in range(21)]  # of BM25 in a weighted sum
 FOLDS = 5  # of the training claims
-A = [round(0.1 * step, 1) for step in range(11)]  # weights of a trained model in an interpolation
-BATCH = 32  # claims
+ALPHAS = [round(0.1 * step, 1) for step in range(11)]  # fraction of the trained weights in a model
+BATCH_SIZE = 32  # claims
 SEEDS = 3  # of trainings on all training claims, whose measures are averaged
 RESAMPLES = 10_000  # of the test claims, for a confidence interval
 SHOWN = 5  # documents printed for --query
@@ -260,18 +260,21 @@ def train(
         vectors = normalize(model(split.inputs[batch]))  # (batch, width)
         return cross_entropy(vectors @ documents.T / setting.temperature, targets)
 
-    batches = lab_common.random_batches(len(split.claims), BATCH, setting.epochs)
+    batches = lab_common.random_batches(len(split.claims), BATCH_SIZE, setting.epochs)
     # weight decay would pull the map to zero, not to the identity
     lab_common.train(model, batch_loss, batches, setting.learning_rate, weight_decay=0.0)
     return model
 
 
-def interpolate(start: nn.Module, trained: list[nn.Module], a: float) -> list[nn.Module]:
-    """Return models with the weights (1 - a) * start + a * trained (Wortsman et al. 2022)."""
+def interpolate(start: nn.Module, trained: list[nn.Module], alpha: float) -> list[nn.Module]:
+    """Return models with the weights (1 - alpha) * start + alpha * trained.
+
+    Wortsman et al. (2022) interpolate so between a pretrained and a fine-tuned model.
+    """
     models = copy.deepcopy(trained)
     for model in models:
         for weight, start_weight in zip(model.parameters(), start.parameters(), strict=True):
-            weight.data = torch.lerp(start_weight.data, weight.data, a)
+            weight.data = torch.lerp(start_weight.data, weight.data, alpha)
     return models
 
 
@@ -283,7 +286,7 @@ def cosines(
 
     `documents` are vectors of length 1, (documents, width).
     """
-    batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
+    batches = [inputs[start : start + BATCH_SIZE] for start in range(0, len(inputs), BATCH_SIZE)]
     vectors = torch.cat([model(batch) for batch in batches])  # (claims, width)
     return (normalize(vectors) @ documents.T).cpu().numpy()
 
@@ -307,23 +310,23 @@ def disjoint_folds(claims: list[Claim]) -> list[tuple[np.ndarray, np.ndarray]]:
 def choose(
     start: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
 ) -> tuple[list[float], float, float]:
-    """Return the mean nDCG@10 of held-out claims for each of `A`, the best `a`, and a weight.
+    """Return the mean nDCG@10 of held-out claims for each of `ALPHAS`, the best, and a weight.
 
     The claims of each fold are ranked by a model that is trained on the other folds. The weight of
-    BM25 is the best for these rankings with the best `a`.
+    BM25 is the best for these rankings with the best alpha.
     """
     folds = disjoint_folds(split.claims)
     models = [train(start, split.part(kept), documents, setting, seed) for kept, _ in folds]
 
-    def held_out_cosines(a: float) -> np.ndarray:
+    def held_out_cosines(alpha: float) -> np.ndarray:
         scores = np.empty_like(split.bm25)  # (claims, documents)
-        for model, (_, held_out) in zip(interpolate(start, models, a), folds, strict=True):
+        for model, (_, held_out) in zip(interpolate(start, models, alpha), folds, strict=True):
             scores[held_out] = cosines(model, split.inputs[held_out], documents)
         return scores
 
-    values = [mean_ndcg(held_out_cosines(a), split.claims) for a in A]
-    a = A[int(np.argmax(values))]
-    return values, a, choose_weight(split.bm25, held_out_cosines(a), split.claims)
+    values = [mean_ndcg(held_out_cosines(alpha), split.claims) for alpha in ALPHAS]
+    alpha = ALPHAS[int(np.argmax(values))]
+    return values, alpha, choose_weight(split.bm25, held_out_cosines(alpha), split.claims)
 
 
 def measure_models(
@@ -339,22 +342,24 @@ def train_and_test(
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, nn.Module, float]:
     """Choose on held-out claims, train on all training claims with each seed, and test.
 
-    Returns the measures of the test claims without and with BM25, the mean nDCG@10 for each of `A`,
-    the model of the first seed with the best `a`, and the weight of BM25.
+    Returns the measures of the test claims without and with BM25, the mean nDCG@10 for each of
+    `ALPHAS`, the model of the first seed with the best alpha, and the weight of BM25.
     """
     training, test = splits
-    held_out, a, weight = choose(start, training, documents, setting, seed)
+    held_out, alpha, weight = choose(start, training, documents, setting, seed)
     models = [train(start, training, documents, setting, seed + i) for i in range(SEEDS)]
-    by_a = {x: measure_models(interpolate(start, models, x), test, documents) for x in A}
-    curve = pd.DataFrame({x: row[["nDCG@10", "new"]].mean() for x, row in by_a.items()}).T
-    curve.insert(0, "held-out claims", held_out)
-    best = interpolate(start, models, a)
-    name = f"{setting.name}, a {a:g}"
+    by_alpha = {x: measure_models(interpolate(start, models, x), test, documents) for x in ALPHAS}
+    curve = pd.DataFrame(index=pd.Index(ALPHAS, name="alpha"))
+    curve["held-out claims"] = held_out
+    curve["test claims"] = [by_alpha[x]["nDCG@10"].mean() for x in ALPHAS]
+    curve["new"] = [by_alpha[x]["new"].mean() for x in ALPHAS]
+    best = interpolate(start, models, alpha)
+    name = f"{setting.name}, alpha {alpha:g}"
     rows = {
-        name: by_a[a],
+        name: by_alpha[alpha],
         f"BM25 + {name}, weight {weight:g}": measure_models(best, test, documents, weight),
     }
-    return rows, curve.rename(columns={"nDCG@10": "test claims"}).rename_axis("a"), best[0], weight
+    return rows, curve, best[0], weight
 
 
 # --- 4. Results ----------------------------------------------------------------------------------
@@ -386,7 +391,7 @@ def print_difference(rows: dict[str, pd.DataFrame], name: str, baseline: str) ->
 
 
 def draw_curve(curve: pd.DataFrame) -> None:
-    """Draw the columns of a table against its index, and mark the chosen `a`."""
+    """Draw the columns of a table against its index, and mark the chosen alpha."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for name in curve:
@@ -394,7 +399,7 @@ def draw_curve(curve: pd.DataFrame) -> None:
         axes.plot(curve.index, curve[name], "o-", label=label)
     chosen = curve["held-out claims"].idxmax()
     axes.axvline(chosen, color="grey", linewidth=1, label="chosen on the held-out claims")
-    axes.set(xlabel="a: from the untrained map (0) to the trained one (1)", ylabel="nDCG@10")
+    axes.set(xlabel="alpha: from the untrained map (0) to the trained one (1)", ylabel="nDCG@10")
     axes.legend()
     common.save_figure(figure, common.RESULTS / "lab_retrieval.png")
 
@@ -502,15 +507,15 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. Fusion: the weight of BM25 is chosen on the training claims
     pooling = lab_common.sentence_pooling(encoder)  # the one that the encoder was trained with
-    own = next(kind for kind in POOLINGS if POOLINGS[kind] is pooling)
-    documents = normalize(features["documents"][own])  # (documents, width)
-    splits = [Split(claims[s], bm25_scores[s], features[s][own]) for s in claims]
+    pooling_name = next(kind for kind in POOLINGS if POOLINGS[kind] is pooling)
+    documents = normalize(features["documents"][pooling_name])  # (documents, width)
+    splits = [Split(claims[s], bm25_scores[s], features[s][pooling_name]) for s in claims]
     scores = cosines(identity, splits[0].inputs, documents)
     weight = choose_weight(splits[0].bm25, scores, splits[0].claims)
-    untrained = f"BM25 + {own} cosine, weight {weight:g}"
+    untrained = f"BM25 + {pooling_name} cosine, weight {weight:g}"
     rows[untrained] = measure_models([identity], splits[1], documents, weight)
 
-    # 4. Training: `a` and the weight of BM25 are chosen on held-out training claims
+    # 4. Training: alpha and the weight of BM25 are chosen on held-out training claims
     trainings = {"map": train_and_test(identity, splits, documents, MAP, arguments.seed)}
     if arguments.finetune:
         start = ClaimEncoder(encoder, tokenizer, pooling)
@@ -522,13 +527,13 @@ def main(argv: list[str] | None = None) -> int:
     # 5. Results
     print_table(rows)
     for kind, (trained_rows, curve, *_) in trainings.items():
-        print(f"\nnDCG@10 of the {kind} between untrained (a = 0) and trained (a = 1)")
+        print(f"\nnDCG@10 of the {kind} between untrained (alpha = 0) and trained (1)")
         print(curve.to_string(float_format="{:.4f}".format))
-        for row, baseline in zip(trained_rows, (f"{own} cosine", untrained), strict=True):
+        for row, baseline in zip(trained_rows, (f"{pooling_name} cosine", untrained), strict=True):
             print_difference(rows, row, baseline)
     _, curve, model, weight = trainings["map"]
     draw_curve(curve)
-    saved: dict[str, Any] = {"name": name, "model": str(folder.resolve()), "pooling": own}
+    saved: dict[str, Any] = {"name": name, "model": str(folder.resolve()), "pooling": pooling_name}
     saved |= {"titles": collection.titles, "abstracts": collection.abstracts, "bm25": [k1, b]}
     saved |= {"documents": documents.cpu(), "map": model.weight.data.cpu(), "weight": weight}
     common.save_tensors(path, saved)
