@@ -9,10 +9,11 @@ The lesson is the model of Andrej Karpathy's video "Let's build GPT". It predict
 from the characters before it. Read these parts first, in this order: `CausalSelfAttention`,
 `Block` and `GPT` (the model), `Training.step` (one gradient step) and `generate` (sampling).
 
-The rest is tuning, and a first reading can skip it: positions as rotations (`rotate`), an optimiser
-for matrices (`Muon`), training blocks in passes (`block_start`), layers that start at zero, and
-dropout of whole channels. The video's GPT has none of these. `python tests/experiments.py ablation`
-can compare the loss with and without each.
+A first reading can skip the tuning, which the video's GPT does not have. It is marked where it
+stands in the model: positions as rotations (`rotate`), dropout of whole channels, and layers that
+start at zero. Two other parts are an optimiser for matrices (`Muon`) and training on pieces of text
+that do not overlap (`block_start`). `python tests/experiments.py ablation` compares the loss with
+and without each.
 
 The loss is the mean of -log(probability of the character) over the last tenth of the poem, in nats;
 lower is better. Expect 1.42 to 1.44 nats, depending on the seed: as uncertain as a choice among
@@ -70,8 +71,8 @@ class Config:
     n_head: int = 4  # attention heads per block
     n_embd: int = 128  # width of the vectors, a multiple of twice the heads
     dropout: float = 0.25  # probability that a channel is set to zero in training
-    muon_rate: float = 0.02  # learning rate of the blocks' matrices
-    adam_rate: float = 0.003  # learning rate of all other weights
+    muon_lr: float = 0.02  # learning rate of the blocks' matrices
+    adam_lr: float = 0.003  # learning rate of all other weights
 
 
 # --- The model ----------------------------------------------------------------------------------
@@ -95,8 +96,8 @@ class CausalSelfAttention(nn.Module):
         batch, time, n_embd = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.n_head, n_embd // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (batch, head, time, size) each
-        q, k = rotate(q, rotation), rotate(k, rotation)
-        # The next call computes these three lines without keeping the scores in memory:
+        q, k = rotate(q, rotation), rotate(k, rotation)  # tuning
+        # The next call computes these three lines without keeping all scores in memory:
         #     scores = q @ k.mT / size**0.5  # (batch, head, time, time)
         #     scores[..., later] = -torch.inf  # later: the positions above the diagonal
         #     y = scores.softmax(-1) @ v  # (batch, head, time, size)
@@ -134,7 +135,10 @@ class Block(nn.Module):
 
 
 class ChannelDropout(nn.Dropout):
-    """Dropout of whole channels of (batch, time, channel): few random numbers, so fast on a CPU."""
+    """Dropout of whole channels of (batch, time, channel); tuning.
+
+    It needs few random numbers, so it is fast on a CPU.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply dropout: (batch, time, channel) to (batch, time, channel)."""
@@ -152,12 +156,13 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, vocab_size, bias=False)
-        nn.init.zeros_(self.head.weight)  # at first all characters are equally likely
-        for block in self.blocks:  # at first each block returns its input
+        nn.init.zeros_(self.head.weight)  # tuning: at first all characters are equally likely
+        for block in self.blocks:  # tuning: at first each block returns its input
             nn.init.zeros_(block.attention.output.weight)
             nn.init.zeros_(block.down.weight)
         half = config.n_embd // config.n_head // 2
-        frequencies = 1024 ** -(torch.arange(half) / half)  # of each pair of channels: (size / 2,)
+        # radians per position for each pair of channels, from 1 down to nearly 1/1024: (size / 2,)
+        frequencies = 1024 ** -(torch.arange(half) / half)
         angle = torch.arange(config.block_size)[:, None] * frequencies  # (block_size, size / 2)
         self.register_buffer("rotation", torch.stack([angle.cos(), angle.sin()]), persistent=False)
 
@@ -184,8 +189,8 @@ def generate(
         logits, indices = model(context)[0, -1].sort(descending=True)  # (vocab_size,) each
         choice = torch.zeros(1, dtype=torch.long, device=tokens.device)  # the most likely one
         if temperature > 0:
-            relative = (logits - logits[0])[:top_k] / temperature  # (top_k,), at most 0
-            choice = torch.multinomial(relative.softmax(0), 1)  # (1,)
+            scaled = (logits - logits[0])[:top_k] / temperature  # (top_k,), at most 0
+            choice = torch.multinomial(scaled.softmax(0), 1)  # (1,)
         tokens = torch.cat([tokens, indices[choice][None]], dim=1)  # (1, time + 1)
         yield int(tokens[0, -1])
 
@@ -246,8 +251,8 @@ def validation_loss(
 class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised updates of matrices (Jordan et al. 2024).
 
-    Every direction of an update gets about the same length, so that rare directions are learned
-    too. `torch.optim.Muon` computes in bfloat16, which is 20 times slower on a CPU without it.
+    All singular values of an update become about 1, so that no direction dominates the update.
+    `torch.optim.Muon` computes in bfloat16, which is 20 times slower on a CPU without it.
     """
 
     def __init__(
@@ -275,7 +280,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """Bring the singular values of a matrix close to 1, by five Newton-Schulz iterations."""
+    """Bring the singular values of a matrix close to 1, by five Newton-Schulz iterations.
+
+    Each one maps every singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5 (Jordan et al. 2024),
+    which lets small ones grow fast.
+    """
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(5):
@@ -298,8 +307,8 @@ class Training:
         matrices = [weight for weight in self.model.blocks.parameters() if weight.ndim == 2]
         vectors = [weight for weight in self.model.parameters() if weight.ndim == 1]
         others = [self.model.embedding.weight, *vectors, self.model.head.weight]
-        self.muon = Muon(matrices, config.muon_rate)
-        self.adam = torch.optim.AdamW(others, config.adam_rate, weight_decay=0, fused=True)
+        self.muon = Muon(matrices, config.muon_lr)
+        self.adam = torch.optim.AdamW(others, config.adam_lr, weight_decay=0, fused=True)
         self.muon_schedule = common.one_cycle(self.muon, config.steps)
         self.adam_schedule = common.one_cycle(self.adam, config.steps)
         self.history: list[list[float]] = []  # step, training loss, validation loss

@@ -71,9 +71,10 @@ POOLINGS = {
     "layers": lab_common.all_layers_pooling,
 }
 HIDDEN_SIZE = 256  # units of the MLP's hidden layer
-MLP_EPOCHS, MLP_BATCH, MLP_RATE = 30, 128, 1e-3  # the last one is the learning rate
-TUNING_EPOCHS, TUNING_BATCH = 3, 32  # of --finetune
-TUNING_RATES = {"LoRA": 1e-3, "tuned": 2e-4}  # with 5e-3 LoRA ends in predicting one label
+MLP_EPOCHS, MLP_BATCH_SIZE, MLP_LEARNING_RATE = 30, 128, 1e-3
+TUNING_EPOCHS, TUNING_BATCH_SIZE = 3, 32  # of --finetune
+# with 5e-3 LoRA ends in predicting one label
+TUNING_LEARNING_RATES = {"LoRA": 1e-3, "tuned": 2e-4}
 
 Labels = dict[str, np.ndarray]  # the labels of each split, as numbers from 0: (texts,)
 
@@ -90,7 +91,7 @@ class MLP(ClassifierMixin, BaseEstimator):
         inputs, targets = torch.from_numpy(features), torch.from_numpy(labels)
         self.classes_ = np.unique(labels)
         weights = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)
-        weight = torch.tensor(weights, dtype=torch.float32)  # (labels,)
+        class_weights = torch.tensor(weights, dtype=torch.float32)  # (labels,)
         network = self.network_ = nn.Sequential(
             nn.Linear(inputs.shape[1], HIDDEN_SIZE),
             nn.ReLU(),
@@ -99,10 +100,10 @@ class MLP(ClassifierMixin, BaseEstimator):
         )
 
         def batch_loss(batch: list[int]) -> torch.Tensor:
-            return cross_entropy(network(inputs[batch]), targets[batch], weight)
+            return cross_entropy(network(inputs[batch]), targets[batch], class_weights)
 
-        batches = lab_common.random_batches(len(inputs), MLP_BATCH, MLP_EPOCHS)
-        lab_common.train(network, batch_loss, batches, MLP_RATE)
+        batches = lab_common.random_batches(len(inputs), MLP_BATCH_SIZE, MLP_EPOCHS)
+        lab_common.train(network, batch_loss, batches, MLP_LEARNING_RATE)
         network.eval()  # without dropout
         return self
 
@@ -141,8 +142,10 @@ class TunedEncoder(ClassifierMixin, BaseEstimator):
             return cross_entropy(head(means), targets[batch])
 
         lengths = [len(tokens) for tokens in ids]
-        batches = lab_common.random_batches(len(ids), TUNING_BATCH, self.epochs, lengths)
-        lab_common.train(self.network_.train(), batch_loss, batches, TUNING_RATES[self.kind])
+        batches = lab_common.random_batches(len(ids), TUNING_BATCH_SIZE, self.epochs, lengths)
+        lab_common.train(
+            self.network_.train(), batch_loss, batches, TUNING_LEARNING_RATES[self.kind]
+        )
         return self
 
     @torch.inference_mode()
@@ -154,8 +157,10 @@ class TunedEncoder(ClassifierMixin, BaseEstimator):
         return head(torch.from_numpy(means).to(self.device)).argmax(-1).cpu().numpy()
 
 
-CLASSIFIERS = {  # candidates, of which the validation texts choose one
-    "linear SVM": [LinearSVC(C=c) for c in (0.1, 0.3, 1.0, 3.0)],  # a smaller C: smaller weights
+# Candidates, of which the validation texts choose one. To try another classifier, which must accept
+# `class_weight`, add it here and to step 3 of `main`.
+CLASSIFIERS = {
+    "linear SVM": [LinearSVC(C=c) for c in (0.1, 0.3, 1.0, 3.0)],  # small C: small weights
     "logistic regression": [
         LogisticRegression(C=c, tol=3e-3, max_iter=1000) for c in (0.001, 0.003, 0.01, 0.03)
     ],
@@ -220,7 +225,7 @@ def score(labels: np.ndarray, predicted: np.ndarray) -> Score:
 
 
 def benchmark(
-    kind: str, name: str, classifier: Any, features: dict[str, Any], labels: Labels
+    features_name: str, title: str, classifier: Any, features: dict[str, Any], labels: Labels
 ) -> Row:
     """Fit a classifier on the training texts; return its row."""
     classifier.fit(features["train"], labels["train"])
@@ -233,7 +238,8 @@ def benchmark(
         trained = sum(weight.size for weight in weights if weight is not None)
     settings = classifier.get_params()
     shown = [f"{key} {settings[key]}" for key in ("C", "dropout", "epochs") if key in settings]
-    return Row(kind, name, "".join(shown), trained, validation, test, predicted["test"])
+    setting = "".join(shown)
+    return Row(features_name, title, setting, trained, validation, test, predicted["test"])
 
 
 def best(rows: Iterable[Row], measure: str = "accuracy") -> Row:
@@ -241,7 +247,9 @@ def best(rows: Iterable[Row], measure: str = "accuracy") -> Row:
     return max(rows, key=lambda row: getattr(row.validation, measure))
 
 
-def compare(kind: str, name: str, features: dict[str, Any], labels: Labels) -> list[Row]:
+def compare(
+    features_name: str, classifier_name: str, features: dict[str, Any], labels: Labels
+) -> list[Row]:
     """Return the best row of a classifier without class weights and the best one with them.
 
     Validation accuracy chooses the setting. With class weights it is macro-F1, because that is what
@@ -249,13 +257,18 @@ def compare(kind: str, name: str, features: dict[str, Any], labels: Labels) -> l
     """
     rows = []
     for title, class_weight, measure in (
-        (name, None, "accuracy"),
-        (f"{name}, weighted", "balanced", "macro_f1"),
+        (classifier_name, None, "accuracy"),
+        (f"{classifier_name}, weighted", "balanced", "macro_f1"),
     ):
-        candidates = [clone(c).set_params(class_weight=class_weight) for c in CLASSIFIERS[name]]
-        results = [benchmark(kind, title, candidate, features, labels) for candidate in candidates]
+        candidates = [
+            clone(candidate).set_params(class_weight=class_weight)
+            for candidate in CLASSIFIERS[classifier_name]
+        ]
+        results = [
+            benchmark(features_name, title, candidate, features, labels) for candidate in candidates
+        ]
         rows.append(best(results, measure))
-        common.note(f"trained {kind}, {title}")
+        common.note(f"trained {features_name}, {title}")
     return rows
 
 
@@ -287,7 +300,7 @@ def draw_confusion(rows: list[Row], labels: np.ndarray, names: list[str], path: 
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
         ConfusionMatrixDisplay.from_predictions(labels, row.predicted, ax=axes, **options)
         axes.tick_params("x", rotation=45)
-        axes.set_title(f"{row.features}, {row.classifier}: {row.test[0]:.1%}")
+        axes.set_title(f"{row.features}, {row.classifier}: {row.test.accuracy:.1%}")
     common.save_figure(figure, path)
 
 
@@ -299,7 +312,7 @@ def draw_trained_weights(rows: list[Row], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.margins(x=0.35)  # for the names
     for row in rows:
-        point = row.trained, row.test[0]
+        point = row.trained, row.test.accuracy
         axes.scatter(*point)
         axes.annotate(f" {row.features}, {row.classifier}", point)
     common.save_figure(figure, path)
@@ -333,6 +346,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. Classifiers
     majority = names[np.bincount(labels["train"]).argmax()]
+    # DummyClassifier always says the most frequent label; it does not look at any features
     rows = [benchmark("none", f"always {majority}", DummyClassifier(), labels, labels)]
     with common.errors_in(arguments.data or dataset):
         rows += compare("TF-IDF", "linear SVM", word_features(texts), labels)
@@ -342,7 +356,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # 4. Fine-tuned encoders
     epochs = 1 if arguments.quick else TUNING_EPOCHS
-    tuned_kinds = TUNING_RATES if arguments.finetune else ()
+    tuned_kinds = TUNING_LEARNING_RATES if arguments.finetune else ()
     for kind in tuned_kinds:
         with common.errors_in(folder):
             tuned = TunedEncoder(folder, kind, epochs, device)
@@ -352,7 +366,7 @@ def main(argv: list[str] | None = None) -> int:
     print_table(rows)
     kinds = ("TF-IDF", *frozen, *tuned_kinds)
     best_of = {kind: best(row for row in rows if row.features == kind) for kind in kinds}
-    families = (["TF-IDF"], [*frozen], [*tuned_kinds])
+    families = (["TF-IDF"], [*frozen], [*tuned_kinds])  # the best row of each is shown in detail
     shown = [best(best_of[kind] for kind in family) for family in families if family]
     for row in shown:
         print(f"\n{row.features}, {row.classifier}")

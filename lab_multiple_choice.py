@@ -69,9 +69,11 @@ SEEDS = 3  # rankers of each kind
 HIDDEN_SIZE = 512  # units of the hidden layer
 DROPOUT = (0.1, 0.3, 0.5, 0.7)  # fraction of units that are 0 in a step; validation chooses
 MARGIN = 1.0  # by which a right choice should score above a wrong one
-RANKER_EPOCHS, RANKER_BATCH, RANKER_RATE = 20, 256, 1e-3  # batches of pairs: right, wrong
-TUNING_EPOCHS, TUNING_BATCH = 3, 16  # batches of questions
-TUNING_RATES = {"fine-tuned": 1e-4, "LoRA": 1e-3}  # LoRA starts at zero, so its steps are larger
+RANKER_EPOCHS, RANKER_LEARNING_RATE = 20, 1e-3
+RANKER_BATCH_SIZE = 256  # pairs of a right and a wrong choice
+TUNING_EPOCHS, TUNING_BATCH_SIZE = 3, 16  # of questions
+# LoRA starts at zero, so its steps are larger
+TUNING_LEARNING_RATES = {"fine-tuned": 1e-4, "LoRA": 1e-3}
 
 EVALUATED = ("validation", "test")
 
@@ -80,13 +82,13 @@ EVALUATED = ("validation", "test")
 class EncodedQuestion(Question):
     """A question with frozen features."""
 
-    alone: torch.Tensor  # of the choices alone, (choices, width)
-    paired: torch.Tensor  # of the choices with the question, (choices, 3 * width + 1)
+    choice_features: torch.Tensor  # of the choices alone, (choices, width)
+    pair_features: torch.Tensor  # of the choices with the question, (choices, 3 * width + 1)
 
 
 Splits = dict[str, list[EncodedQuestion]]
 Scorer = Callable[[EncodedQuestion], torch.Tensor]  # returns the scores of the choices, (choices,)
-Right = dict[str, np.ndarray]  # by split: is the answer right? (runs, questions), bool
+Correct = dict[str, np.ndarray]  # by split: is the answer right? (runs, questions), bool
 
 
 def sample(questions: list[Question], size: int, seed: int) -> list[Question]:
@@ -140,18 +142,21 @@ def add_features(
     encoded = []
     counts = [1 + len(question.choices) for question in questions]
     for question, rows in zip(questions, features.split(counts), strict=True):
-        stem, choices = rows[:1], rows[1:]  # (1, width), (choices, width)
-        product = choices * stem  # (choices, width); large where choice and question agree
-        cosine = product.mean(dim=1, keepdim=True)  # (choices, 1), as mean squares are 1
-        paired = torch.hstack([choices, stem.expand_as(choices), product, cosine])
-        encoded.append(EncodedQuestion(**vars(question), alone=choices, paired=paired))
+        question_row, choices = rows[:1], rows[1:]  # (1, width), (choices, width)
+        product = choices * question_row  # (choices, width); large where choice and question agree
+        # the cosine is the mean of the product, because `encode` scales all mean squares to 1
+        cosine = product.mean(dim=1, keepdim=True)  # (choices, 1)
+        pairs = torch.hstack([choices, question_row.expand_as(choices), product, cosine])
+        encoded.append(
+            EncodedQuestion(**vars(question), choice_features=choices, pair_features=pairs)
+        )
     return encoded
 
 
 def train_ranker(questions: list[EncodedQuestion], view: str, dropout: float) -> Scorer:
     """Train a network to score the right choice of a question above the wrong ones.
 
-    Its inputs are the features `view` of a choice, "alone" or "paired".
+    Its inputs are the `view` of a choice, "choice_features" or "pair_features".
     """
     right, wrong = [], []  # features of the right choice and of a wrong one, for every pair
     for question in questions:
@@ -175,8 +180,8 @@ def train_ranker(questions: list[EncodedQuestion], view: str, dropout: float) ->
         ones = torch.ones_like(right_scores)
         return margin_ranking_loss(right_scores, wrong_scores, ones, MARGIN)
 
-    batches = lab_common.random_batches(len(right_features), RANKER_BATCH, RANKER_EPOCHS)
-    lab_common.train(network.train(), batch_loss, batches, RANKER_RATE)
+    batches = lab_common.random_batches(len(right_features), RANKER_BATCH_SIZE, RANKER_EPOCHS)
+    lab_common.train(network.train(), batch_loss, batches, RANKER_LEARNING_RATE)
     network.eval()
     return lambda question: network(getattr(question, view)).squeeze(1)
 
@@ -187,9 +192,9 @@ def fit_ranker(splits: Splits, view: str, seed: int) -> Scorer:
     for dropout in DROPOUT:
         common.seed_everything(seed)
         rankers.append(train_ranker(splits["train"], view, dropout))
-    accuracies = [is_right(ranker, splits["validation"]).mean() for ranker in rankers]
+    accuracies = [is_correct(ranker, splits["validation"]).mean() for ranker in rankers]
     best = int(np.argmax(accuracies))
-    common.note(f"ranker, features {view}, seed {seed}: validation chose dropout {DROPOUT[best]}")
+    common.note(f"ranker on {view}, seed {seed}: validation chose dropout {DROPOUT[best]}")
     return rankers[best]
 
 
@@ -223,17 +228,18 @@ def finetune(
         batch_questions = [questions[index] for index in batch]
         scores = read_together(model, tokenizer, batch_questions)  # (choices,) each
         answers = torch.tensor([q.answer for q in batch_questions], device=model.device)
-        return torch.stack(list(map(cross_entropy, scores, answers))).mean()
+        losses = [cross_entropy(*pair) for pair in zip(scores, answers, strict=True)]
+        return torch.stack(losses).mean()
 
     lengths = [len(question.text) + max(map(len, question.choices)) for question in questions]
-    batches = lab_common.random_batches(len(questions), TUNING_BATCH, epochs, lengths)
+    batches = lab_common.random_batches(len(questions), TUNING_BATCH_SIZE, epochs, lengths)
     lab_common.train(model.train(), batch_loss, batches, learning_rate)
     model.eval()
     return lambda question: read_together(model, tokenizer, [question])[0]
 
 
 @torch.inference_mode()
-def is_right(scorer: Scorer, questions: list[EncodedQuestion]) -> np.ndarray:
+def is_correct(scorer: Scorer, questions: list[EncodedQuestion]) -> np.ndarray:
     """Return whether the right choice has a higher score than all others: (questions,), bool.
 
     A tie is wrong.
@@ -245,17 +251,17 @@ def is_right(scorer: Scorer, questions: list[EncodedQuestion]) -> np.ndarray:
     return np.array(right)
 
 
-def evaluate(runs: list[Scorer], splits: Splits) -> Right:
-    """Return which questions each run answers right, for validation, test and both."""
-    right = {name: np.array([is_right(run, splits[name]) for run in runs]) for name in EVALUATED}
+def evaluate(runs: list[Scorer], splits: Splits) -> Correct:
+    """Return which questions each run answers right, for validation, test and both together."""
+    right = {name: np.array([is_correct(run, splits[name]) for run in runs]) for name in EVALUATED}
     return right | {"both": np.hstack(list(right.values()))}
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
     """Return how many questions only `first` and only `second` answers right, and the p-value.
 
-    It is that of McNemar's exact test: the probability of counts at least as unequal if a
-    fair coin decided which of the two answers a question.
+    McNemar's exact test: a small p-value says that a fair coin, thrown for each of these questions,
+    would rarely give counts as unequal.
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     p_value = binomtest(only_first, max(1, only_first + only_second)).pvalue
@@ -267,7 +273,7 @@ def chance(questions: list[EncodedQuestion]) -> float:
     return float(np.mean([1 / len(question.choices) for question in questions]))
 
 
-def print_table(results: dict[str, Right], splits: Splits) -> None:
+def print_table(results: dict[str, Correct], splits: Splits) -> None:
     """Print mean and standard deviation of the accuracies over the runs of each row.
 
     The 95 % confidence interval is that of the mean accuracy on so many test questions.
@@ -286,7 +292,7 @@ def print_table(results: dict[str, Right], splits: Splits) -> None:
         print(f"  {interval.low:.3f} to {interval.high:.3f}")
 
 
-def print_comparison(shown: Right, hidden: Right) -> None:
+def print_comparison(shown: Correct, hidden: Correct) -> None:
     """Print McNemar's test of the first ranker with and the first without the question."""
     print("\nMcNemar's test, rankers of the first seed: questions that only one answers right")
     print(f"{'':12}{'question shown':>16}{'not shown':>12}{'p':>9}")
@@ -294,7 +300,8 @@ def print_comparison(shown: Right, hidden: Right) -> None:
         only_shown, only_hidden, p_value = mcnemar(shown[name][0], hidden[name][0])
         print(f"{name:12}{only_shown:16}{only_hidden:12}{p_value:9.2g}")
     gain = shown["both"][0].mean() - hidden["both"][0].mean()
-    evidence = "evidence" if p_value < 0.05 else "no evidence"  # p_value is that of both sets
+    *_, p_value = mcnemar(shown["both"][0], hidden["both"][0])
+    evidence = "evidence" if p_value < 0.05 else "no evidence"
     common.note(
         f"the question changes the accuracy on both by {gain:+.3f}: {evidence} of an effect"
     )
@@ -332,14 +339,17 @@ def main(argv: list[str] | None = None) -> int:
     seeds = range(seed, seed + SEEDS)
     scorers: dict[str, list[Scorer]] = {
         "the longest": [lambda question: torch.tensor([*map(len, question.choices)])],
-        "cosine": [lambda question: question.paired[:, -1]],
-        "ranker, question not shown": [fit_ranker(splits, "alone", run_seed) for run_seed in seeds],
-        "ranker": [fit_ranker(splits, "paired", run_seed) for run_seed in seeds],
+        "cosine": [lambda question: question.pair_features[:, -1]],
+        "ranker, question not shown": [
+            fit_ranker(splits, "choice_features", run_seed) for run_seed in seeds
+        ],
+        "ranker": [fit_ranker(splits, "pair_features", run_seed) for run_seed in seeds],
     }
 
     # 4. Fine-tuned encoders
     epochs = 1 if arguments.quick else TUNING_EPOCHS
-    for kind, learning_rate in TUNING_RATES.items() if arguments.finetune else ():
+    learning_rates = TUNING_LEARNING_RATES if arguments.finetune else {}
+    for kind, learning_rate in learning_rates.items():
         common.seed_everything(seed)
         model = common.add_head(AutoModelForMultipleChoice, folder, {0: "score"})
         if kind == "LoRA":

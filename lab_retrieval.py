@@ -1,20 +1,21 @@
 """Lab exercise 3.3: retrieve the abstracts that support or refute a scientific claim (SciFact).
 
-Read these first: `bm25`, `train` (its loss is the lesson) and `fuse`.
+Read these first: `bm25`, `train` (its loss is the lesson) and `fuse`. A *document* is an abstract
+with its title. It is *relevant* to a claim if it supports or refutes the claim.
 
 - BM25 scores a document by the words it shares with the claim. Rare words count more, and words in
   long documents count less.
 - Dense retrieval scores a document by the cosine of its features and the claim's: the last hidden
   state of [CLS], or the mean over the tokens. It also finds documents that use other words.
-- A linear map of the claims' features is trained to bring each claim closer to its own abstracts
-  than to all others. The encoder is frozen, so every text is encoded once.
+- A linear map of the claims' features is trained to bring each claim closer to its relevant
+  documents than to all others. The encoder is frozen, so every text is encoded once.
 - Fusion is a weighted sum of the standardised scores of BM25 and of dense retrieval.
 
-Two of three test claims are about an abstract that a training claim cites, so a model that only
-remembers these abstracts looks good. Therefore the settings of trained models are chosen on
-held-out training claims that share no abstract with the claims trained on. The column `new` shows
-the test claims about abstracts that no training claim cites. The second table and the picture show
-nDCG@10 from the untrained map, the identity (alpha = 0), to the trained one (alpha = 1).
+Two of three test claims are about a document that is relevant to a training claim too. A model that
+only remembers these documents looks good. So the settings of trained models are chosen on held-out
+training claims, about documents that are relevant to no claim trained on. The column `new` shows
+the test claims about such new documents. The second table and the picture show nDCG@10 from the
+untrained map, the identity (alpha = 0), to the trained one (alpha = 1).
 
     python lab_retrieval.py
     python lab_retrieval.py --query "Vitamin D protects against colds."   after a run: the best five
@@ -25,8 +26,8 @@ nDCG@10 from the untrained map, the identity (alpha = 0), to the trained one (al
                                                      queries.jsonl, qrels/train.tsv, qrels/test.tsv
 
 Takes four to seven minutes, most of them for encoding the abstracts; --finetune takes longer.
-Expect an nDCG@10 of 0.77, and of 0.75 for claims about new abstracts. nDCG@10 is 1 if the right
-abstracts come first, and 0 if none of them is among the first ten.
+Expect an nDCG@10 of 0.77, and of 0.75 for claims about new documents. nDCG@10 is 1 if the relevant
+documents come first, and 0 if none of them is among the first ten.
 """
 
 import argparse
@@ -46,7 +47,8 @@ import pandas as pd
 import Stemmer
 import torch
 from matplotlib.figure import Figure
-from scipy.cluster.hierarchy import DisjointSet
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupKFold
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
@@ -64,7 +66,7 @@ MAX_CLAIMS = 2_000  # of a split; the scores of all claims and documents are in 
 QUICK_DOCUMENTS = 300  # documents of a quick run
 K1 = (0.9, 1.2, 1.5, 2.0)  # of BM25; with a smaller k1 repeated words count less
 B = (0.2, 0.3, 0.4, 0.5, 0.75)  # of BM25; with a larger b long documents count less
-WEIGHTS = [round(0.05 * step, 2) for step in range(21)]  # of BM25 in a weighted sum
+BM25_WEIGHTS = [round(0.05 * step, 2) for step in range(21)]  # in a weighted sum with cosines
 FOLDS = 5  # of the training claims
 ALPHAS = [round(0.1 * step, 1) for step in range(11)]  # fraction of the trained weights in a model
 BATCH_SIZE = 32  # claims
@@ -83,8 +85,8 @@ class Setting(NamedTuple):
 
 
 # chosen on the held-out claims: tests/expected/lab_retrieval_settings.txt; 20 epochs add 0.0007
-MAP = Setting("map", 10, 1e-3, 0.05)
-TUNING = Setting("encoder", 6, 2e-4, 0.03)  # of --finetune; no others were compared
+MAP_SETTING = Setting("map", 10, 1e-3, 0.05)
+ENCODER_SETTING = Setting("encoder", 6, 2e-4, 0.03)  # of --finetune; no others were compared
 
 
 class Split(NamedTuple):
@@ -204,14 +206,18 @@ def standardise(scores: np.ndarray) -> np.ndarray:
     return (scores - scores.mean(1, keepdims=True)) / deviation
 
 
-def fuse(bm25_scores: np.ndarray, cosines: np.ndarray, weight: float) -> np.ndarray:
-    """Return the weighted sum of the standardised scores; `weight` is that of BM25."""
-    return weight * standardise(bm25_scores) + (1 - weight) * standardise(cosines)
+def fuse(bm25_scores: np.ndarray, cosines: np.ndarray, bm25_weight: float) -> np.ndarray:
+    """Return the weighted sum of the standardised scores: (claims, documents)."""
+    return bm25_weight * standardise(bm25_scores) + (1 - bm25_weight) * standardise(cosines)
 
 
-def choose_weight(bm25_scores: np.ndarray, cosines: np.ndarray, claims: list[Claim]) -> float:
+def choose_bm25_weight(bm25_scores: np.ndarray, cosines: np.ndarray, claims: list[Claim]) -> float:
     """Return the weight of BM25 with the best mean nDCG@10 of these claims."""
-    return max(WEIGHTS, key=lambda weight: mean_ndcg(fuse(bm25_scores, cosines, weight), claims))
+
+    def value(weight: float) -> float:
+        return mean_ndcg(fuse(bm25_scores, cosines, weight), claims)
+
+    return max(BM25_WEIGHTS, key=value)
 
 
 # --- 3. Training the vectors of the claims -------------------------------------------------------
@@ -240,17 +246,17 @@ class ClaimEncoder(nn.Module):
 
 
 def train(
-    start: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
+    untrained: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
 ) -> nn.Module:
-    """Return a copy of `start`, trained to bring each claim closest to its own documents.
+    """Return a copy of a model, trained to bring each claim closest to its relevant documents.
 
-    `documents` are vectors of length 1, (documents, width), which stay the same. The contrastive
-    loss is the cross-entropy of a softmax over the cosines with all documents (van den Oord et al.
-    2018). It is small if the relevant documents get nearly all of the probability. With a small
-    temperature, only documents that are nearly as close as the relevant ones matter.
+    `documents` are vectors of length 1, (documents, width), which stay the same. The loss treats
+    each document as a class: it is the cross-entropy between the softmax of the cosines and the
+    relevant documents (van den Oord et al. 2018). With a small temperature, only documents that are
+    nearly as close as the relevant ones matter.
     """
     common.seed_everything(seed)
-    model = copy.deepcopy(start).eval()  # without dropout
+    model = copy.deepcopy(untrained).eval()  # without dropout
 
     def batch_loss(batch: list[int]) -> torch.Tensor:
         targets = torch.zeros(len(batch), len(documents), device=documents.device)
@@ -266,20 +272,20 @@ def train(
     return model
 
 
-def interpolate(start: nn.Module, trained: list[nn.Module], alpha: float) -> list[nn.Module]:
-    """Return models with the weights (1 - alpha) * start + alpha * trained.
+def interpolate(untrained: nn.Module, trained: list[nn.Module], alpha: float) -> list[nn.Module]:
+    """Return models with the weights (1 - alpha) * untrained + alpha * trained.
 
     Wortsman et al. (2022) interpolate so between a pretrained and a fine-tuned model.
     """
     models = copy.deepcopy(trained)
     for model in models:
-        for weight, start_weight in zip(model.parameters(), start.parameters(), strict=True):
-            weight.data = torch.lerp(start_weight.data, weight.data, alpha)
+        for weight, first_weight in zip(model.parameters(), untrained.parameters(), strict=True):
+            weight.data = torch.lerp(first_weight.data, weight.data, alpha)
     return models
 
 
 @torch.inference_mode()
-def cosines(
+def cosine_scores(
     model: nn.Module, inputs: torch.Tensor | np.ndarray, documents: torch.Tensor
 ) -> np.ndarray:
     """Return the cosines of claims and documents: (claims, documents).
@@ -297,69 +303,75 @@ def disjoint_folds(claims: list[Claim]) -> list[tuple[np.ndarray, np.ndarray]]:
     No document is relevant to claims of both. Claims that share a document, directly or through
     other claims, stay together.
     """
-    sets = DisjointSet({document for claim in claims for document in claim.relevant})
-    for claim in claims:
-        first, *others = claim.relevant
-        for other in others:
-            sets.merge(first, other)
-    groups, _ = pd.factorize(np.array([sets[next(iter(claim.relevant))] for claim in claims]))
+    rows = [row for row, claim in enumerate(claims) for _ in claim.relevant]
+    columns = [document for claim in claims for document in claim.relevant]
+    is_relevant = csr_array((np.ones(len(rows)), (rows, columns)))  # (claims, documents)
+    # the product counts the documents that two claims share: (claims, claims)
+    _, groups = connected_components(is_relevant @ is_relevant.T)  # (claims,)
     with common.errors_in("too few training claims about different documents"):
         return list(GroupKFold(FOLDS).split(groups, groups=groups))
 
 
-def choose(
-    start: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
+def choose_alpha(
+    untrained: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
 ) -> tuple[list[float], float, float]:
-    """Return the mean nDCG@10 of held-out claims for each of `ALPHAS`, the best, and a weight.
+    """Return the mean nDCG@10 of held-out claims for each of `ALPHAS`, the best one, and a weight.
 
     The claims of each fold are ranked by a model that is trained on the other folds. The weight of
     BM25 is the best for these rankings with the best alpha.
     """
     folds = disjoint_folds(split.claims)
-    models = [train(start, split.part(kept), documents, setting, seed) for kept, _ in folds]
+    models = [train(untrained, split.part(kept), documents, setting, seed) for kept, _ in folds]
 
-    def held_out_cosines(alpha: float) -> np.ndarray:
+    def held_out_scores(alpha: float) -> np.ndarray:
         scores = np.empty_like(split.bm25)  # (claims, documents)
-        for model, (_, held_out) in zip(interpolate(start, models, alpha), folds, strict=True):
-            scores[held_out] = cosines(model, split.inputs[held_out], documents)
+        for model, (_, held_out) in zip(interpolate(untrained, models, alpha), folds, strict=True):
+            scores[held_out] = cosine_scores(model, split.inputs[held_out], documents)
         return scores
 
-    values = [mean_ndcg(held_out_cosines(alpha), split.claims) for alpha in ALPHAS]
-    alpha = ALPHAS[int(np.argmax(values))]
-    return values, alpha, choose_weight(split.bm25, held_out_cosines(alpha), split.claims)
+    values = [mean_ndcg(held_out_scores(alpha), split.claims) for alpha in ALPHAS]
+    best = ALPHAS[int(np.argmax(values))]
+    return values, best, choose_bm25_weight(split.bm25, held_out_scores(best), split.claims)
 
 
 def measure_models(
-    models: list[nn.Module], test: Split, documents: torch.Tensor, weight: float = 0.0
+    models: list[nn.Module], test: Split, documents: torch.Tensor, bm25_weight: float = 0.0
 ) -> pd.DataFrame:
-    """Return the measures of the claims for the model of each seed; `weight` is that of BM25."""
-    all_cosines = (cosines(model, test.inputs, documents) for model in models)
-    return measure([fuse(test.bm25, scores, weight) for scores in all_cosines], test.claims)
+    """Return the measures of the test claims for the model of each seed."""
+    cosines = (cosine_scores(model, test.inputs, documents) for model in models)
+    return measure([fuse(test.bm25, scores, bm25_weight) for scores in cosines], test.claims)
+
+
+class Result(NamedTuple):
+    """What a training leads to."""
+
+    rows: dict[str, pd.DataFrame]  # measures of the test claims, without and with BM25
+    curve: pd.DataFrame  # mean nDCG@10 for each of `ALPHAS`
+    model: nn.Module  # that of the first seed, with the chosen alpha
+    bm25_weight: float
 
 
 def train_and_test(
-    start: nn.Module, splits: list[Split], documents: torch.Tensor, setting: Setting, seed: int
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, nn.Module, float]:
-    """Choose on held-out claims, train on all training claims with each seed, and test.
-
-    Returns the measures of the test claims without and with BM25, the mean nDCG@10 for each of
-    `ALPHAS`, the model of the first seed with the best alpha, and the weight of BM25.
-    """
+    untrained: nn.Module, splits: list[Split], documents: torch.Tensor, setting: Setting, seed: int
+) -> Result:
+    """Choose on held-out claims, train on all training claims with each seed, and test."""
     training, test = splits
-    held_out, alpha, weight = choose(start, training, documents, setting, seed)
-    models = [train(start, training, documents, setting, seed + i) for i in range(SEEDS)]
-    by_alpha = {x: measure_models(interpolate(start, models, x), test, documents) for x in ALPHAS}
+    held_out, alpha, weight = choose_alpha(untrained, training, documents, setting, seed)
+    models = [train(untrained, training, documents, setting, seed + i) for i in range(SEEDS)]
+    measures = {
+        a: measure_models(interpolate(untrained, models, a), test, documents) for a in ALPHAS
+    }
     curve = pd.DataFrame(index=pd.Index(ALPHAS, name="alpha"))
     curve["held-out claims"] = held_out
-    curve["test claims"] = [by_alpha[x]["nDCG@10"].mean() for x in ALPHAS]
-    curve["new"] = [by_alpha[x]["new"].mean() for x in ALPHAS]
-    best = interpolate(start, models, alpha)
+    curve["test claims"] = [measures[a]["nDCG@10"].mean() for a in ALPHAS]
+    curve["new"] = [measures[a]["new"].mean() for a in ALPHAS]
+    best = interpolate(untrained, models, alpha)
     name = f"{setting.name}, alpha {alpha:g}"
     rows = {
-        name: by_alpha[alpha],
+        name: measures[alpha],
         f"BM25 + {name}, weight {weight:g}": measure_models(best, test, documents, weight),
     }
-    return rows, curve, best[0], weight
+    return Result(rows, curve, best[0], weight)
 
 
 # --- 4. Results ----------------------------------------------------------------------------------
@@ -369,9 +381,9 @@ def print_table(rows: dict[str, pd.DataFrame]) -> None:
     """Print the mean measures of each row, and the standard deviation of nDCG@10 over the seeds."""
     lines = {}
     for name, row in rows.items():
-        deviation = row["nDCG@10"].groupby("seed").mean().std(ddof=0)
+        deviation = row["nDCG@10"].groupby("seed").mean().std()  # NaN for a single seed
         lines[name] = {**row.mean(), "± seeds": deviation}
-    print(pd.DataFrame(lines).T.to_string(float_format="{:.4f}".format))
+    print(pd.DataFrame(lines).T.to_string(float_format="{:.4f}".format, na_rep="-"))
 
 
 def print_difference(rows: dict[str, pd.DataFrame], name: str, baseline: str) -> None:
@@ -381,7 +393,7 @@ def print_difference(rows: dict[str, pd.DataFrame], name: str, baseline: str) ->
     """
     first, second = (rows[row].groupby("claim").mean() for row in (name, baseline))
     parts = []
-    for label, column in (("all claims", "nDCG@10"), ("new abstracts", "new")):
+    for label, column in (("all claims", "nDCG@10"), ("new documents", "new")):
         gains = (first[column] - second[column]).dropna().to_numpy()  # (claims,)
         if len(gains):
             means = np.random.default_rng(0).choice(gains, (RESAMPLES, len(gains))).mean(1)
@@ -395,7 +407,7 @@ def draw_curve(curve: pd.DataFrame) -> None:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for name in curve:
-        label = "test claims about new abstracts" if name == "new" else name
+        label = "test claims about new documents" if name == "new" else name
         axes.plot(curve.index, curve[name], "o-", label=label)
     chosen = curve["held-out claims"].idxmax()
     axes.axvline(chosen, color="grey", linewidth=1, label="chosen on the held-out claims")
@@ -464,8 +476,8 @@ def load_collection(arguments: argparse.Namespace) -> tuple[str, Collection]:
     claims = lab_data.remove_duplicates(collection.claims, text=lambda claim: claim.text)
     # of more claims, evenly spaced ones
     claims = {split: rows[:: math.ceil(len(rows) / MAX_CLAIMS)] for split, rows in claims.items()}
-    cited = {index for claim in claims["train"] for index in claim.relevant}
-    are_new = [not cited & claim.relevant.keys() for claim in claims["test"]]
+    known = {index for claim in claims["train"] for index in claim.relevant}
+    are_new = [not known & claim.relevant.keys() for claim in claims["test"]]
     print(
         f"{len(collection.titles):,} documents; {len(claims['train'])} claims to train on, "
         f"{len(claims['test'])} to test on, {sum(are_new)} of them about new documents\n"
@@ -502,7 +514,7 @@ def main(argv: list[str] | None = None) -> int:
     identity = identity_map(encoder.config.hidden_size).to(device)
     for kind in POOLINGS:
         vectors = normalize(features["documents"][kind])  # (documents, width)
-        scores = cosines(identity, features["test"][kind], vectors)
+        scores = cosine_scores(identity, features["test"][kind], vectors)
         rows[f"{kind} cosine"] = measure([scores], claims["test"])
 
     # 3. Fusion: the weight of BM25 is chosen on the training claims
@@ -510,32 +522,35 @@ def main(argv: list[str] | None = None) -> int:
     pooling_name = next(kind for kind in POOLINGS if POOLINGS[kind] is pooling)
     documents = normalize(features["documents"][pooling_name])  # (documents, width)
     splits = [Split(claims[s], bm25_scores[s], features[s][pooling_name]) for s in claims]
-    scores = cosines(identity, splits[0].inputs, documents)
-    weight = choose_weight(splits[0].bm25, scores, splits[0].claims)
-    untrained = f"BM25 + {pooling_name} cosine, weight {weight:g}"
-    rows[untrained] = measure_models([identity], splits[1], documents, weight)
+    training, test = splits
+    scores = cosine_scores(identity, training.inputs, documents)
+    weight = choose_bm25_weight(training.bm25, scores, training.claims)
+    untrained_rows = f"{pooling_name} cosine", f"BM25 + {pooling_name} cosine, weight {weight:g}"
+    rows[untrained_rows[1]] = measure_models([identity], test, documents, weight)
 
     # 4. Training: alpha and the weight of BM25 are chosen on held-out training claims
-    trainings = {"map": train_and_test(identity, splits, documents, MAP, arguments.seed)}
+    results = {"map": train_and_test(identity, splits, documents, MAP_SETTING, arguments.seed)}
     if arguments.finetune:
-        start = ClaimEncoder(encoder, tokenizer, pooling)
+        model = ClaimEncoder(encoder, tokenizer, pooling)
         splits = [Split(claims[s], bm25_scores[s], np.array(texts[s])) for s in claims]
-        trainings["encoder"] = train_and_test(start, splits, documents, TUNING, arguments.seed)
-    for trained_rows, *_ in trainings.values():
-        rows |= trained_rows
+        setting = ENCODER_SETTING
+        results["encoder"] = train_and_test(model, splits, documents, setting, arguments.seed)
+    for result in results.values():
+        rows |= result.rows
 
     # 5. Results
     print_table(rows)
-    for kind, (trained_rows, curve, *_) in trainings.items():
+    for kind, result in results.items():
         print(f"\nnDCG@10 of the {kind} between untrained (alpha = 0) and trained (1)")
-        print(curve.to_string(float_format="{:.4f}".format))
-        for row, baseline in zip(trained_rows, (f"{pooling_name} cosine", untrained), strict=True):
+        print(result.curve.to_string(float_format="{:.4f}".format))
+        for row, baseline in zip(result.rows, untrained_rows, strict=True):
             print_difference(rows, row, baseline)
-    _, curve, model, weight = trainings["map"]
-    draw_curve(curve)
+    result = results["map"]
+    draw_curve(result.curve)
     saved: dict[str, Any] = {"name": name, "model": str(folder.resolve()), "pooling": pooling_name}
     saved |= {"titles": collection.titles, "abstracts": collection.abstracts, "bm25": [k1, b]}
-    saved |= {"documents": documents.cpu(), "map": model.weight.data.cpu(), "weight": weight}
+    saved |= {"documents": documents.cpu(), "map": result.model.weight.data.cpu()}
+    saved["weight"] = result.bm25_weight
     common.save_tensors(path, saved)
     return 0
 

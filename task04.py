@@ -6,7 +6,7 @@ pipeline's steps: find the settings for summaries that the checkpoint contains, 
 before the text, generate, and decode.
 
 If the T5 cannot be downloaded, the bundled encoder selects sentences of the text. It cannot write.
-Such an extractive summary copies, so it is as true as the text. A written one may be wrong.
+Such an extractive summary copies whole sentences. A written one may say what the text does not.
 
     python task04.py
     python task04.py "A long text. It has many sentences."        summarise your own text
@@ -34,7 +34,7 @@ import bundled
 import common
 
 MODEL = "cnicu/t5-small-booksum"  # the checkpoint that the task names
-MAX_LENGTH = 50  # tokens of the summary; those of T5 include the start token of the decoder
+MAX_LENGTH = 50  # tokens of the summary; T5 counts the token with which its decoder starts
 LONG_TEXT = (
     "\nThe tower is 324 metres (1,063 ft) tall, about the same height as an 81-storey building, "
     "and the tallest structure in Paris. Its base is square, measuring 125 metres (410 ft) on each "
@@ -60,10 +60,10 @@ def summarise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: 
     settings["max_length"] = MAX_LENGTH  # the limit of the task, instead of the checkpoint's 200
 
     inputs = tokenizer(prefix + text, return_tensors="pt")  # (1, time)
-    longest = common.context_length(model, tokenizer)
-    if (length := inputs["input_ids"].shape[1]) > longest:
-        common.note(f"the summary is that of the first {longest} of {length} tokens")
-        inputs = tokenizer(prefix + text, return_tensors="pt", truncation=True, max_length=longest)
+    limit = common.context_length(model, tokenizer)
+    if (length := inputs["input_ids"].shape[1]) > limit:
+        common.note(f"the summary is that of the first {limit} of {length} tokens")
+        inputs = tokenizer(prefix + text, return_tensors="pt", truncation=True, max_length=limit)
     tokens = model.generate(**inputs.to(model.device), **settings)  # (1, time)
     return tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
@@ -73,9 +73,10 @@ def select_sentences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     """Return the sentences most similar to the whole text, in the order of the text.
 
     The vector of a sentence is the mean of its hidden states, scaled to length 1. The vector of the
-    text is the mean of these. The similarity is their dot product (Radev et al. 2004). At most a
-    third of the sentences, rounded up, are selected, so that a short text is shortened too. Raises
-    `ScriptError` if every sentence is longer than the limit of tokens.
+    text is the mean of the vectors of its sentences. The similarity of a sentence and the text is
+    the dot product of the two (Radev et al. 2004). At most a third of the sentences, rounded up,
+    are selected, so that a short text is shortened too. Raises `ScriptError` if every sentence is
+    longer than the limit of tokens.
     """
     # A sentence ends after "tall." but not after "Dr.", and not before a small letter.
     sentences = re.split(r"(?<=[^\s.]{3}[.!?])\s+(?=[^a-z])|\n\s*\n", text.strip())
@@ -89,7 +90,7 @@ def select_sentences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     similarities = unit_vectors @ unit_vectors.mean(0)  # (sentences,)
 
     lengths = [len(tokenizer.tokenize(sentence)) for sentence in sentences]
-    selected: list[int] = []
+    selected: list[int] = []  # the most similar sentence first, then each that still fits
     for index in similarities.argsort(descending=True).tolist():
         total = lengths[index] + sum(lengths[other] for other in selected)
         if total <= MAX_LENGTH and len(selected) < len(sentences) / 3:

@@ -35,7 +35,8 @@ import common
 
 EXTRACTIVE_MODEL = "distilbert/distilbert-base-cased-distilled-squad"  # trained on questions
 GENERATIVE_MODEL = "google/flan-t5-base"  # trained to follow instructions
-WINDOW, OVERLAP = 384, 128  # tokens of a window (question and context), tokens two windows share
+WINDOW = 384  # tokens of question and context that the model reads at once
+OVERLAP = 128  # tokens that two windows share
 MAX_ANSWER_LENGTH = 15  # tokens of an extracted answer
 MAX_NEW_TOKENS = 30  # of a generated answer
 QUESTION = "Who painted the Mona Lisa?"
@@ -54,19 +55,20 @@ def best_span(
 ) -> tuple[float, int, int]:
     """Return the log-probability of the most probable answer, and its first and last token.
 
-    The arguments are (time,). log p(answer) = log p(first token) + log p(last token).
+    The arguments are (time,). The model predicts the first and the last token independently, so
+    log p(answer) = log p(first token) + log p(last token).
     """
     is_option = in_context.clone()  # (time,)
-    is_option[0] = True  # [CLS] takes the probability that the context contains no answer
-    start = start_logits.masked_fill(~is_option, -torch.inf).log_softmax(0)  # (time,)
-    end = end_logits.masked_fill(~is_option, -torch.inf).log_softmax(0)  # (time,)
-    spans = start[:, None] + end  # (first token, last token)
-    # triu keeps the diagonal and what is above it: the last token is not before the first one.
-    # tril drops what is more than 14 above the diagonal: an answer has at most 15 tokens.
-    is_answer = (in_context[:, None] & in_context).triu().tril(MAX_ANSWER_LENGTH - 1)
-    spans = spans.masked_fill(~is_answer, -torch.inf)
-    first, last = divmod(int(spans.argmax()), len(spans))  # argmax numbers the cells row by row
-    return float(spans[first, last]), first, last
+    is_option[0] = True  # [CLS], which stands for "the context contains no answer"
+    starts = start_logits.masked_fill(~is_option, -torch.inf).log_softmax(0).tolist()  # (time,)
+    ends = end_logits.masked_fill(~is_option, -torch.inf).log_softmax(0).tolist()  # (time,)
+    tokens = in_context.nonzero().flatten().tolist()  # the positions of the context, in order
+    spans = [
+        (starts[first] + ends[last], first, last)
+        for index, first in enumerate(tokens)
+        for last in tokens[index : index + MAX_ANSWER_LENGTH]
+    ]
+    return max(spans, key=lambda span: span[0])
 
 
 @torch.inference_mode()
@@ -90,16 +92,17 @@ def extract(
     )
     del windows["overflow_to_sample_mapping"]  # no input of the model
     answers = []
-    for number, encoding in enumerate(windows.encodings):
-        rows = {name: torch.tensor([ids[number]]) for name, ids in windows.items()}  # (1, time)
-        output = model(**{name: row.to(model.device) for name, row in rows.items()})
+    for window, encoding in enumerate(windows.encodings):
+        inputs = {name: torch.tensor([ids[window]]) for name, ids in windows.items()}  # (1, time)
+        output = model(**{name: row.to(model.device) for name, row in inputs.items()})
         # sequence_ids are 0 for the question, 1 for the context, None for [CLS] and [SEP]
-        in_context = torch.tensor([text == 1 for text in encoding.sequence_ids]).to(model.device)
+        in_context = torch.tensor([part == 1 for part in encoding.sequence_ids]).to(model.device)
         score, first, last = best_span(output.start_logits[0], output.end_logits[0], in_context)
+        # whole words, as a token may be a piece of a word; 1 means the context again
         start, _ = encoding.word_to_chars(encoding.token_to_word(first), 1)
         _, end = encoding.word_to_chars(encoding.token_to_word(last), 1)
         answers.append((math.exp(score), start, end))
-    return max(answers)
+    return max(answers)  # the most probable one
 
 
 def generate_answer(

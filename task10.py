@@ -43,16 +43,16 @@ TEXT = "The dinner we had was great and the service too."
 INSTRUCTION = "Classify the sentiment of this sentence as either positive or negative."
 EXAMPLES = (  # one for each label, about other subjects than the text
     ("What a lovely film, I laughed from beginning to end.", "positive"),
-    # The label of the last example is wrong for TEXT: a model that copied it would fail.
+    # TEXT is positive, so a model that only copies the last label gives a wrong answer.
     ("My new phone broke after two days and nobody answers my calls.", "negative"),
 )
 
 
 def build_prompt(text: str, examples: tuple[tuple[str, str], ...]) -> str:
     """Return the solved examples and the text without its answer, each after the instruction."""
-    question = INSTRUCTION + '\nText: "{}"\nSentiment:'
-    solved = [f"{question.format(example)} {label}" for example, label in examples]
-    return "\n\n".join([*solved, question.format(text)])
+    template = INSTRUCTION + '\nText: "{}"\nSentiment:'
+    solved = [f"{template.format(example)} {label}" for example, label in examples]
+    return "\n\n".join([*solved, template.format(text)])
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -80,6 +80,7 @@ def log_likelihood(
         # The logits at each position predict the token at the next one. So those that predict the
         # answer begin one position before it, and the last ones predict what follows the answer.
         logits = model(tokens).logits[0, -answer.shape[1] - 1 : -1]  # (answer, vocabulary)
+    # the cross-entropy is the negative log-probability
     return -float(torch.nn.functional.cross_entropy(logits, answer[0], reduction="sum"))
 
 

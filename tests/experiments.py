@@ -50,7 +50,7 @@ import lab_retrieval
 import make_sentiment
 import task09
 import task10
-from lab_retrieval import MAP, Split
+from lab_retrieval import MAP_SETTING, Split
 
 # --- Lab 1: a plain GPT -------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ def use_adam_for_all(training: dante_gpt.Training) -> None:
     training.muon.param_groups[0]["params"] = []
     training.adam = torch.optim.AdamW(
         training.model.parameters(),
-        training.config.adam_rate,
+        training.config.adam_lr,
         betas=(0.9, 0.99),
         weight_decay=0.1,
         fused=True,
@@ -328,10 +328,10 @@ def print_prompts(arguments: argparse.Namespace) -> None:
 # --- Lab 3.3: other settings of the map ---------------------------------------------------------
 
 MAP_SETTINGS = [
-    MAP,
-    *(MAP._replace(epochs=epochs) for epochs in (5, 20)),
-    *(MAP._replace(learning_rate=rate) for rate in (3e-4, 3e-3)),
-    *(MAP._replace(temperature=temperature) for temperature in (0.03, 0.1)),
+    MAP_SETTING,
+    *(MAP_SETTING._replace(epochs=epochs) for epochs in (5, 20)),
+    *(MAP_SETTING._replace(learning_rate=rate) for rate in (3e-4, 3e-3)),
+    *(MAP_SETTING._replace(temperature=temperature) for temperature in (0.03, 0.1)),
 ]
 
 
@@ -354,7 +354,7 @@ def print_map_settings(arguments: argparse.Namespace) -> None:
     start = lab_retrieval.identity_map(vectors.shape[1])
     for setting in MAP_SETTINGS:
         runs = [
-            lab_retrieval.choose(start, split, vectors, setting, seed)[0]
+            lab_retrieval.choose_alpha(start, split, vectors, setting, seed)[0]
             for seed in range(arguments.seeds)
         ]
         values = np.mean(runs, axis=0)  # for each alpha
@@ -362,7 +362,8 @@ def print_map_settings(arguments: argparse.Namespace) -> None:
         alpha = lab_retrieval.ALPHAS[best]
         print(
             f"{setting.epochs} epochs, learning rate {setting.learning_rate:g}, temperature "
-            f"{setting.temperature:g}: {values[best]:.4f} with alpha {alpha:g}, untrained {values[0]:.4f}",
+            f"{setting.temperature:g}: {values[best]:.4f} with alpha {alpha:g}, "
+            f"untrained {values[0]:.4f}",
             flush=True,
         )
 
