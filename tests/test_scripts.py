@@ -1,6 +1,5 @@
 """The promises of every script: help, options, results without a network, errors in one line."""
 
-import contextlib
 import importlib
 import io
 import json
@@ -10,7 +9,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import torch
 
 import common
 import dante_gpt
-import electricity
 import lab_classifier
 import lab_data
 import lab_generation
@@ -41,19 +39,15 @@ DATA_FILES = {  # the first file that --data must contain
     "lab_multiple_choice": "train.jsonl",
     "lab_retrieval": "corpus.jsonl",
 }
-MODEL_OPTIONS = {  # of the scripts with models
-    **{f"task{number:02}": "--model" for number in range(4, 13)},
-    "task07": "--generative-model",
-    **dict.fromkeys(["lab_tokenizer", "lab_generation", "lab_classifier"], "--model"),
-    **dict.fromkeys(["lab_multiple_choice", "lab_retrieval"], "--model"),
-}
-ON_THE_HUB = sorted(MODEL_OPTIONS.keys() - {"lab_multiple_choice", "lab_retrieval"})  # by default
+WITH_MODELS = [*SCRIPTS[3:12], *SCRIPTS[14:]]  # task04 to task12, lab_tokenizer to lab_retrieval
+ON_THE_HUB = WITH_MODELS[:-2]  # by default
+GPT2 = "openai-community/gpt2"
 LONG_TEXTS = {  # of scripts that take a text: a model, and a text beyond its context
     "task05": ("Qwen/Qwen3-0.6B", "Bad. " * 3000),
     "task06": ("Helsinki-NLP/opus-mt-es-bg", "Hola " * 300),
-    "task10": ("openai-community/gpt2", "a " * 99),
-    "task11": ("openai-community/gpt2", "a " * 99),
-    "lab_generation": ("openai-community/gpt2", "la via " * 60),
+    "task10": (GPT2, "a " * 99),
+    "task11": (GPT2, "a " * 99),
+    "lab_generation": (GPT2, "la via " * 60),
 }
 SHORTER = [  # constants of short runs
     *((dante_gpt, "QUICK_STEPS", 10), (dante_gpt, "EVALUATIONS", 2)),
@@ -90,11 +84,20 @@ def data(small_data: Path, tmp_path: Path) -> Path:
         judgements = f"query-id\tcorpus-id\tscore\n{rows}"
         (folder / "qrels" / f"{split}.tsv").write_text(judgements, encoding="utf-8")
     for name, letter in (("corpus", "d"), ("queries", "c")):
-        texts = [
-            {"_id": f"{letter}{row}", "title": "", "text": f"Text {row}."} for row in range(20)
-        ]
+        texts = [{"_id": f"{letter}{row}", "title": "", "text": f"Text {row}"} for row in range(20)]
         write_lines(folder / f"{name}.jsonl", texts)
     return folder
+
+
+@pytest.fixture
+def filled_cache(checkpoints: Path, empty_hub_cache: Path) -> None:
+    """Put the tiny checkpoints of all default models into the cache of the Hub."""
+    for name in CHECKPOINTS:
+        put_in_cache(empty_hub_cache, name, checkpoints / name)
+
+
+def data_options(script: str, data: Path) -> list[object]:
+    return ["--data", data] if script in DATA_FILES else []
 
 
 def write_lines(path: Path, rows: list[dict]) -> None:
@@ -161,26 +164,32 @@ def test_an_empty_or_too_long_text_is_one_line(script: str, run: Run, checkpoint
         assert problem in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("script", MODEL_OPTIONS)
-def test_a_wrong_model_is_one_line(script: str, run: Run, data: Path) -> None:
-    options = ["--extractive-model", "bundled"] if script == "task07" else []
-    options += ["--data", data] if script in DATA_FILES else []
-    code, _, err = run(script, MODEL_OPTIONS[script], "./nowhere", *options)
-    assert code == 1
-    assert err.splitlines()[-1].startswith(f"{script}.py: ./nowhere cannot be downloaded (")
-    assert "Traceback" not in err
+@pytest.mark.parametrize("script", WITH_MODELS)
+def test_a_missing_or_damaged_model_is_one_line(
+    script: str, run: Run, data: Path, checkpoints: Path
+) -> None:
+    damaged = put_in_cache(data.parent, GPT2, checkpoints / GPT2)
+    os.truncate(damaged / "model.safetensors", 9999)
+    problems = {"./nowhere": "./nowhere cannot be downloaded ("}
+    if script not in ("task08", "lab_tokenizer"):  # which need no weights
+        problems[str(damaged)] = f"{damaged}: not a checkpoint for AutoModel"
+    option = "--extractive-model" if script == "task07" else "--model"
+    for model, problem in problems.items():
+        code, _, err = run(script, option, model, *data_options(script, data))
+        assert code == 1
+        assert err.splitlines()[-1].startswith(f"{script}.py: {problem}")
+        assert "Traceback" not in err
 
 
+@pytest.mark.usefixtures("filled_cache")
 @pytest.mark.parametrize(
     "script", sorted({*SCRIPTS} - {"task01", "task08", "task13", "lab_tokenizer"})
 )
 def test_a_missing_device_is_one_line(
-    script: str, run: Run, data: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill_cache(checkpoints, data.parent)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    options = ["--data", data] if script in DATA_FILES else []
-    code, _, err = run(script, "--device", "mps", *options)
+    code, _, err = run(script, "--device", "mps", *data_options(script, data))
     assert code == 1
     assert err.splitlines()[-1] == f"{script}.py: this machine has no mps device; use --device cpu"
 
@@ -214,20 +223,11 @@ def test_script_ends_with_its_result_without_a_network(
     assert all(f"\n{beginning}" in f"\n{out}" for beginning in PRINTED[script]), out
 
 
-def fill_cache(checkpoints: Path, home: Path) -> None:
-    """Put the tiny checkpoints of all default models into the cache of the Hub."""
-    for name in CHECKPOINTS:
-        put_in_cache(home, name, checkpoints / name)
-
-
-@pytest.mark.usefixtures("short_runs")
+@pytest.mark.usefixtures("short_runs", "filled_cache")
 @pytest.mark.parametrize("script", ON_THE_HUB)
-def test_the_default_model_in_the_cache_is_used(
-    script: str, run: Run, checkpoints: Path, data: Path
-) -> None:
-    fill_cache(checkpoints, data.parent)
-    options = ["--data", data] if script in DATA_FILES else []
-    options += ["--quick"] if script.startswith("lab_") and script != "lab_tokenizer" else []
+def test_the_default_model_in_the_cache_is_used(script: str, run: Run, data: Path) -> None:
+    options = data_options(script, data)
+    options += ["--quick"] if script in ("lab_generation", "lab_classifier") else []
     code, out, err = run(script, *options)
     assert (code, "bundled" in err) == (0, False), err
     assert out
@@ -252,59 +252,28 @@ def test_a_closed_pipe_is_one_line(small_data: Path, tmp_path: Path) -> None:
     assert "Exception ignored" not in done.stderr
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_ends_the_training_after_an_epoch(
-    small_data: Path, monkeypatch: pytest.MonkeyPatch, run: Run
-) -> None:
-    with open("/dev/full", "w", encoding="utf-8") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        code, _, err = run("task02", "--quick", "--data", small_data)
-    assert code == 1
-    assert err.splitlines()[-1] == "task02.py: No space left on device"
-    assert "Epoch 2" not in err  # of the progress bar
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for other processes")
-def test_ctrl_c_during_training_exits_with_130(small_data: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    train = electricity.synthetic_curve("train")[-12_000:]  # seconds of training
-    train.to_csv(data / "electricity_train.csv", index=False)
-    test = (small_data / "electricity_test.csv").read_bytes()
-    (data / "electricity_test.csv").write_bytes(test)
+def test_ctrl_c_during_training_exits_with_130(small_data: Path) -> None:
     # a job in the background would start with Ctrl-C ignored
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [sys.executable, ROOT / "task02.py", "--data", data],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+        [sys.executable, ROOT / "task02.py", "--data", small_data],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
     signal.signal(signal.SIGINT, former)
     assert process.stderr
     next(line for line in process.stderr if "it/s" in line)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
-    assert (process.returncode, out) == (130, "")
+    _, err = process.communicate()
+    assert process.returncode == 130
     assert err.splitlines()[-1] == "task02.py: interrupted"
     assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == [data]
 
 
 # --- Files that cannot be written, or are damaged ------------------------------------------------
 
 
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a number of bytes, as on a full disk."""
-    resource = pytest.importorskip("resource", reason="this system has no limit for files")
-    former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, former)
-
-
-@pytest.mark.usefixtures("short_runs")
+@pytest.mark.usefixtures("short_runs", "filled_cache")
 @pytest.mark.parametrize(
     ("script", "size", "options"),
     [
@@ -315,15 +284,18 @@ def largest_file(size: int) -> Iterator[None]:
     ],
 )
 def test_a_file_that_may_not_grow_is_one_line_and_no_part_of_it_remains(
-    script: str, size: int, options: list[str], checkpoints: Path, tmp_path: Path, run: Run
+    script: str, size: int, options: list[str], tmp_path: Path, run: Run
 ) -> None:
-    fill_cache(checkpoints, tmp_path)
+    resource = pytest.importorskip("resource", reason="this system has no limit for files")
     picture = common.RESULTS / "lab_generation.png"
     picture.parent.mkdir()
     picture.write_bytes(b"of an earlier run")
-    before = contents(tmp_path)
-    with largest_file(size):
+    before, limit = contents(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))  # as on a full disk
+    try:
         code, _, err = run(script, *options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert code == 1
     assert "File too large" in err.splitlines()[-1]
     assert "Traceback" not in err
@@ -341,15 +313,7 @@ def insert_row(path: Path) -> None:
     path.write_bytes(content[:60] + b"\nnonsense\n" + content[60:])
 
 
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "missing": Path.unlink,
-    "empty": lambda path: path.write_bytes(b""),
-    "cut off": cut_off,
-    "a nonsense row": insert_row,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", [Path.unlink, cut_off, insert_row])
 @pytest.mark.parametrize(
     ("script", "file"),
     [
@@ -360,28 +324,12 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     ],
 )
 def test_a_damaged_data_file_is_named_in_one_line_and_nothing_is_written(
-    script: str, file: str, damage: str, data: Path, run: Run
+    script: str, file: str, damage: Callable[[Path], object], data: Path, run: Run
 ) -> None:
-    DAMAGE[damage](data / file)
+    damage(data / file)
     before = contents(data)
     code, out, err = run(script, "--data", data)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith(f"{script}.py: {data / file}: ")
-    assert len(err) < len(str(data)) + 300
     assert contents(data) == before
     assert not common.RESULTS.exists()
-
-
-@pytest.mark.parametrize("script", sorted(MODEL_OPTIONS.keys() - {"task08", "lab_tokenizer"}))
-def test_a_damaged_checkpoint_is_named_in_one_line(
-    script: str, checkpoints: Path, data: Path, run: Run
-) -> None:
-    name = "openai-community/gpt2"
-    folder = put_in_cache(data.parent, name, checkpoints / name)
-    os.truncate(folder / "model.safetensors", 9999)
-    options = ["--extractive-model", folder] if script == "task07" else []
-    options += ["--data", data] if script in DATA_FILES else []
-    code, _, err = run(script, MODEL_OPTIONS[script], folder, *options)
-    assert code == 1
-    assert err.splitlines()[-1].startswith(f"{script}.py: {folder}: not a checkpoint for AutoModel")
-    assert "Traceback" not in err
