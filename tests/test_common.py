@@ -12,12 +12,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from shutil import copytree
 from typing import Any
+from unittest.mock import Mock
 
-import evaluate
 import numpy as np
 import pytest
 import torch
@@ -33,7 +32,6 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForPreTraining,
-    GPT2Tokenizer,
     RobertaConfig,
     RobertaModel,
 )
@@ -171,55 +169,20 @@ def test_a_failed_download_is_one_line_and_a_later_one_succeeds(
 
 # --- Loading a checkpoint ---------------------------------------------------------------------
 
-Seq2Seq = AutoModelForSeq2SeqLM
-WEIGHT = "decoder.final_layer_norm.weight"
+
+def test_weights_that_the_checkpoint_lacks_are_an_error(checkpoints: Path) -> None:
+    problem = "t5-small-booksum: the checkpoint has no qa_outputs.bias, which AutoModelForQuestion"
+    with pytest.raises(common.ScriptError, match=problem):
+        common.load(AutoModelForQuestionAnswering, checkpoints / T5)
 
 
-class Program:
-    """An object that creates a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable, tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-def pickle_a_program(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    torch.save({"weight": Program(folder / "created")}, folder / "pytorch_model.bin")
-
-
-def edit_weight(edit: Callable[[dict[str, torch.Tensor], str], object], folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    edit(weights, WEIGHT)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-
-
-@pytest.mark.parametrize(
-    ("auto_class", "edit", "problem"),
-    [
-        (Seq2Seq, lambda f: (f / "config.json").unlink(), "not a checkpoint for AutoModelForSeq2S"),
-        (Seq2Seq, lambda f: (f / "model.safetensors").unlink(), "not a checkpoint for AutoModelFo"),
-        (Seq2Seq, lambda f: os.truncate(f / "model.safetensors", 9999), "not a checkpoint for Aut"),
-        (Seq2Seq, pickle_a_program, "not a checkpoint for AutoModelForSeq2SeqLM ("),
-        (AutoTokenizer, lambda f: (f / "tokenizer.json").write_bytes(b"{}"), "not a checkpoint f"),
-        # silent in transformers
-        (Seq2Seq, partial(edit_weight, dict.pop), f"the checkpoint has no {WEIGHT}, which Auto"),
-        (Seq2Seq, partial(edit_weight, lambda w, n: w[n].mul_(math.nan)), f"{WEIGHT} has values "),
-        (AutoModelForQuestionAnswering, lambda f: None, "the checkpoint has no qa_outputs.bias"),
-    ],
-)  # fmt: skip
-def test_an_unsuitable_checkpoint_is_one_short_line(
-    auto_class: Any, edit: Callable[[Path], object], problem: str, checkpoints: Path, tmp_path: Path
-) -> None:
-    folder = copytree(checkpoints / T5, tmp_path / "edited")
-    edit(folder)
-    with pytest.raises(common.ScriptError) as raised:
-        common.load(auto_class, folder)
-    assert str(raised.value).startswith(f"{folder}: {problem}")
-    assert len(str(raised.value)) < len(str(folder)) + 300
-    assert not (folder / "created").exists()  # the program was not executed
+def test_weights_that_are_not_finite_are_an_error(checkpoints: Path, tmp_path: Path) -> None:
+    path = copytree(checkpoints / T5, tmp_path / "edited") / "model.safetensors"
+    weights = load_file(path)
+    weights["decoder.final_layer_norm.weight"][0] = math.nan
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(common.ScriptError, match=r"layer_norm.weight has values that are not fin"):
+        common.load(AutoModelForSeq2SeqLM, path.parent)
 
 
 @pytest.mark.parametrize("kind", ["Bert", "GPT2", "T5", "Roberta", "Marian"])
@@ -230,16 +193,9 @@ def test_a_tokenizer_without_a_vocabulary_is_an_error(kind: str, tmp_path: Path)
         common.load(AutoTokenizer, tmp_path)
 
 
-@pytest.mark.parametrize("is_named", [False, True])
-def test_a_model_that_reads_in_both_directions_is_no_causal_model(
-    is_named: bool, tmp_path: Path
-) -> None:
+def test_a_model_that_reads_in_both_directions_is_no_causal_model(tmp_path: Path) -> None:
     model = BertForPreTraining(BertConfig(vocab_size=30, initializer_range=1.0, **SIZES))
     model.save_pretrained(tmp_path)
-    if not is_named:
-        config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-        del config["architectures"]
-        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(common.ScriptError, match="not a causal model; it also reads the tokens th"):
         common.load(AutoModelForCausalLM, tmp_path)
 
@@ -252,7 +208,7 @@ def test_code_in_a_checkpoint_is_not_executed(
     config = {"model_type": "new", "auto_map": {"AutoConfig": "code.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(common.ScriptError, match="not a checkpoint for AutoModelForSeq2SeqLM"):
-        common.load(Seq2Seq, tmp_path)
+        common.load(AutoModelForSeq2SeqLM, tmp_path)
     assert not Path("executed").exists()
 
 
@@ -309,40 +265,13 @@ def test_a_text_longer_than_the_context_is_an_error(checkpoints: Path) -> None:
     common.check_length(*gpt2, 64)
     with pytest.raises(common.ScriptError, match=r"takes 65 tokens, but .* at most 64;"):
         common.check_length(*gpt2, 65)
-    assert common.context_length(*load_pair(checkpoints / T5)) == 512  # of its tokenizer
-
-
-def test_a_roberta_reads_two_tokens_less_than_its_configuration_says() -> None:
-    config = RobertaConfig(vocab_size=30, max_position_embeddings=12, **SIZES)
-    model, tokenizer = RobertaModel(config).eval(), GPT2Tokenizer({"a": 0}, [])
-    assert common.context_length(model, tokenizer) == 10
-    model(torch.full((1, 10), 5))
-    with pytest.raises((IndexError, RuntimeError)):
-        model(torch.full((1, 11), 5))
-
-
-# --- Metrics ----------------------------------------------------------------------------------
-
-
-def test_a_local_metric_writes_nothing_to_the_cache_of_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def count(predictions: list[str]) -> dict[str, int]:
-        return {"count": len(predictions)}
-
-    (tmp_path / "no folder").touch()  # so that no folder can be made in it
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "no folder" / "metrics")
-    assert common.local_metric(count).compute(predictions=["a", "b"]) == {"count": 2}
+    t5, tokenizer = load_pair(checkpoints / T5)
+    assert common.context_length(t5, tokenizer) == 512  # of its tokenizer
+    roberta = RobertaModel(RobertaConfig(max_position_embeddings=12, **SIZES))
+    assert common.context_length(roberta, tokenizer) == 10  # its positions count from 2 on
 
 
 # --- Running a script -------------------------------------------------------------------------
-
-
-def raising(error: BaseException) -> Callable[[], int]:
-    def main() -> int:
-        raise error
-
-    return main
 
 
 @pytest.mark.parametrize(
@@ -358,13 +287,13 @@ def raising(error: BaseException) -> Callable[[], int]:
 def test_an_error_is_printed_as_one_line_with_its_exit_code(
     error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture
 ) -> None:
-    assert common.run(raising(error)) == code
+    assert common.run(Mock(side_effect=error)) == code
     assert capsys.readouterr() == ("", f"{Path(sys.argv[0]).name}: {line}\n")
 
 
 def test_a_bug_keeps_its_traceback_and_other_codes_are_those_of_main() -> None:
     with pytest.raises(ZeroDivisionError):
-        common.run(raising(ZeroDivisionError()))
+        common.run(Mock(side_effect=ZeroDivisionError))
     assert [common.run(lambda: 0), common.run(lambda: 3)] == [0, 3]
 
 
@@ -405,16 +334,12 @@ def test_errors_of_a_library_are_one_line_that_names_their_source() -> None:
             raise error
 
 
-@pytest.mark.parametrize("value", ["-0.1", "0.91", "nan", "high"])
-def test_a_number_out_of_range_is_a_usage_error(value: str, capsys: pytest.CaptureFixture) -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rate", type=common.in_range(float, 0, 0.9))
-    assert [parser.parse_args([f"--rate={rate}"]).rate for rate in (0, 0.9)] == [0, 0.9]
-    with pytest.raises(SystemExit) as end:
-        parser.parse_args([f"--rate={value}"])
-    assert end.value.code == 2
-    problem = "invalid float value: 'high'" if value == "high" else f"{value} is not in the range"
-    assert problem in capsys.readouterr().err
+def test_a_number_out_of_range_is_a_usage_error() -> None:
+    rate = common.in_range(float, 0, 0.9)
+    assert [rate("0"), rate("0.9")] == [0, 0.9]
+    for value in ("-0.1", "0.91", "nan"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{value} is not in the range 0 to"):
+            rate(value)
 
 
 def test_a_result_that_is_not_finite_is_an_error() -> None:
@@ -483,44 +408,26 @@ def test_a_folder_is_replaced_when_it_is_complete(model_folder: Path) -> None:
     assert list(model_folder.parent.iterdir()) == [model_folder]
 
 
-@pytest.mark.parametrize("rename", [1, 2])
-@pytest.mark.parametrize("error", [PermissionError("in use"), KeyboardInterrupt()])
-def test_an_old_folder_survives_when_renaming_fails_or_is_interrupted(
-    rename: int, error: BaseException, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_old_folder_survives_ctrl_c_between_the_two_renames(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def rename_or_fail(path: Path, target: Path) -> None:
-        calls.append(path)
-        is_failing = len(calls) == rename
-        if is_failing and isinstance(error, PermissionError):
-            raise error
-        original(path, target)
-        if is_failing:  # Ctrl-C after the rename
-            raise error
+    def rename_and_interrupt(path: Path, target: Path) -> None:
+        monkeypatch.setattr(Path, "rename", rename)
+        path.rename(target)
+        raise KeyboardInterrupt
 
-    original, calls = Path.rename, []
-    monkeypatch.setattr(Path, "rename", rename_or_fail)
-    with pytest.raises(type(error)):
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", rename_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
         save_model(model_folder, b"new")
-    is_complete = rename == 2 and isinstance(error, KeyboardInterrupt)
-    assert (model_folder / "weights").read_bytes() == (b"new" if is_complete else b"old")
+    assert (model_folder / "weights").read_bytes() == b"old"
     assert list(model_folder.parent.iterdir()) == [model_folder]
 
 
-def test_a_link_to_a_folder_stays_a_link(model_folder: Path, tmp_path: Path) -> None:
-    link = tmp_path / "link"
-    try:
-        link.symlink_to(model_folder)
-    except OSError:
-        pytest.skip("this user may not make links")
-    save_model(link, b"new")
-    assert link.is_symlink()
-    assert (model_folder / "weights").read_bytes() == b"new"
-
-
-def test_saved_tensors_are_loaded_and_damaged_files_are_named(tmp_path: Path) -> None:
+def test_saved_tensors_are_loaded_and_other_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
-    torch.save({"w": Program(tmp_path / "created")}, path)
-    program = path.read_bytes()
+    torch.save({"w": os.mkdir}, path)
+    program = path.read_bytes()  # a function that a pickle could call
     common.save_tensors(path, {"losses": [[1, 2.5]], "weights": {"w": torch.ones(99)}})
     loaded = common.load_tensors(path)
     assert loaded["losses"] == [[1, 2.5]]
@@ -529,7 +436,6 @@ def test_saved_tensors_are_loaded_and_damaged_files_are_named(tmp_path: Path) ->
         path.write_bytes(content)
         with pytest.raises(common.ScriptError, match=r"weights.pt \("):
             common.load_tensors(path)
-    assert list(tmp_path.iterdir()) == [path]  # the program was not executed
 
 
 # --- Files of the user ------------------------------------------------------------------------
@@ -559,16 +465,14 @@ def test_a_file_that_is_not_utf8_text_is_named_with_the_line(
         common.read_text(tmp_path / "text.txt")
 
 
-TABLES = {
-    "commas": 'text,label\n"a, b",007\n"c ""d""",\n',
-    "CRLF": 'text,label\r\n"a, b",007\r\n"c ""d""",\r\n',
-    "spaces after the commas": '\ufefftext, label\n"a, b", "007"\n"c ""d""",\n\n\n',
-    "semicolons": 'text;label\na, b;007\n"c ""d""";',
-    "tabs": 'text\tlabel\na, b\t007\n"c ""d"""\t\n',
-}
-
-
-@pytest.mark.parametrize("content", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize(
+    "content",
+    [
+        'text, label\n"a, b", "007"\n"c ""d""",\n\n\n',
+        'text;label\na, b;007\n"c ""d""";',
+        'text\tlabel\na, b\t007\n"c ""d"""\t\n',
+    ],
+)
 def test_a_table_is_read_as_text(content: str, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_bytes(content.encode())
     table = common.read_csv(tmp_path / "table.csv")
@@ -579,7 +483,6 @@ def test_a_table_is_read_as_text(content: str, tmp_path: Path) -> None:
     ("content", "problem"),
     [
         ('text,label\na,0\n"b,0\nc,0\n', r"line 3 \(Error: unexpected end of data\)"),
-        ('text,label\na,0\n"b,0\n"c,0\n', r"line 3 \(Error: ',' expected after '\"'\)"),
         ("text, text,label\na,b,0\n", "line 1: two columns are named 'text'; rename one"),
         ('text,label\n"a\nb",0\nc\n', "line 4: 1 cells, where the header has 2"),
         ("text,label\na,b,0\n", "line 2: 3 cells, where the header has 2"),
@@ -595,8 +498,7 @@ def test_a_damaged_table_is_named_with_the_line(content: str, problem: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "sha256"),
-    [("honest", "0" * 64), ("a captive portal", "0" * 64), ("breaks off", None), ("missing", None)],
+    ("behaviour", "sha256"), [("honest", "0" * 64), ("breaks off", None), ("missing", None)]
 )
 def test_a_failed_download_leaves_the_old_file(
     behaviour: str, sha256: str | None, server: Server, tmp_path: Path
