@@ -51,18 +51,20 @@ def test_seed_matters_only_with_a_temperature(
     assert [outputs.index(output) for output in outputs] == [0, 0, 2, 2, 4]
 
 
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ('She said\x1b "wow!" and', 'She said  "wow!"'),
+        ("We had 3.5 stars.\nNow 4.5 st", "We had 3.5 stars."),
+        ("no end in sight", "no end in sight"),
+    ],
+)
 def test_reply_is_printed_up_to_its_last_complete_sentence(
-    run: Run, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, printed: str, run: Run, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task05, "reply", lambda *_: "Thank\x1b you. We are")
+    monkeypatch.setattr(task05, "reply", lambda *_: text)
     _, out, _ = run("task05", "--model", checkpoints / task05.MODEL, "Nice")
-    assert out.endswith("customer:\nThank  you.\n")
-
-
-def test_text_ends_after_its_last_complete_sentence() -> None:
-    assert task05.complete_sentences('She said "wow!" and') == 'She said "wow!"'
-    assert task05.complete_sentences("We had 3.5 stars.\nNow 4.5 st") == "We had 3.5 stars."
-    assert task05.complete_sentences("no end in sight") == "no end in sight"
+    assert out.endswith(f"customer:\n{printed}\n")
 
 
 def test_temperature_that_overflows_is_an_error(run: Run, checkpoints: Path) -> None:
