@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -23,7 +22,6 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
@@ -32,6 +30,9 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForPreTraining,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     RobertaConfig,
     RobertaModel,
 )
@@ -45,18 +46,13 @@ SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}  # 
 
 
 def test_one_cycle_rises_for_a_tenth_of_the_steps_and_ends_at_zero() -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 2.0)
-    schedule = common.one_cycle(optimizer, 100)
-    rates = [optimizer.param_groups[0]["lr"]]
-    for _ in range(100):
-        optimizer.step()
-        schedule.step()
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert rates[:9] == pytest.approx([0.2 * step for step in range(1, 10)])  # linear
-    assert max(rates) == rates[9] == pytest.approx(2.0, rel=0.03)
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert rates[50] == pytest.approx(1.0)  # half of the cosine
-    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    (scale,) = common.one_cycle(optimizer, 100).lr_lambdas
+    scales = [scale(step) for step in range(101)]
+    assert scales[:9] == pytest.approx([0.1 * step for step in range(1, 10)])  # linear
+    assert scales[9:] == sorted(scales[9:], reverse=True)
+    assert scales[50] == pytest.approx(0.5)  # half of the cosine
+    assert scales[100] == pytest.approx(0.0, abs=1e-12)
 
 
 # --- Finding a model --------------------------------------------------------------------------
@@ -229,10 +225,8 @@ def test_a_decoder_keeps_only_the_token_ids_of_its_generation_settings(checkpoin
 
 
 @pytest.mark.parametrize("has_pooler", [False, True])
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_an_encoder_needs_no_pooler(kind: str, has_pooler: bool, tmp_path: Path) -> None:
-    config = AutoConfig.for_model(kind, vocab_size=30, **SIZES)
-    encoder = AutoModel.from_config(config, add_pooling_layer=has_pooler).eval()
+def test_an_encoder_needs_no_pooler(has_pooler: bool, tmp_path: Path) -> None:
+    encoder = BertModel(BertConfig(vocab_size=30, **SIZES), add_pooling_layer=has_pooler).eval()
     encoder.save_pretrained(tmp_path)
     with_head = common.add_head(AutoModelForSequenceClassification, tmp_path, {0: "a", 1: "b"})
     ids = torch.tensor([[5, 6, 7]])
@@ -250,14 +244,13 @@ def test_a_new_head_replaces_the_old_one_and_names_its_outputs(checkpoints: Path
 
 
 def test_a_head_is_not_put_on_weights_that_the_checkpoint_lacks(checkpoints: Path) -> None:
-    class Deeper:
-        @staticmethod
-        def from_config(config: Any) -> Any:
-            config.n_layers += 1
-            return AutoModelForSequenceClassification.from_config(config)
+    def deeper_model(config: DistilBertConfig) -> DistilBertForSequenceClassification:
+        config.n_layers += 1
+        return DistilBertForSequenceClassification(config)
 
+    auto_class = Mock(from_config=deeper_model)
     with pytest.raises(common.ScriptError, match=f"{DISTILBERT}: the encoder has no transformer.l"):
-        common.add_head(Deeper, checkpoints / DISTILBERT, {0: "a", 1: "b"})
+        common.add_head(auto_class, checkpoints / DISTILBERT, {0: "a", 1: "b"})
 
 
 def test_a_text_longer_than_the_context_is_an_error(checkpoints: Path) -> None:
@@ -317,14 +310,6 @@ def test_characters_that_the_terminal_lacks_are_escaped(monkeypatch: pytest.Monk
     assert b"\\u0417" in output.getvalue()
 
 
-def test_a_closed_standard_output_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
-    assert common.run(lambda: 0) == 1
-    assert "standard output is closed, so no result can be printed" in capsys.readouterr().err
-
-
 def test_errors_of_a_library_are_one_line_that_names_their_source() -> None:
     message = r"^a file \(ValueError: first line\)$"
     with pytest.raises(common.ScriptError, match=message), common.errors_in("a file"):
@@ -364,8 +349,6 @@ def test_auto_is_cuda_if_available_and_else_the_cpu(monkeypatch: pytest.MonkeyPa
     assert [common.select_device(name).type for name in ("auto", "cpu")] == ["cuda", "cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert common.select_device("auto").type == "cpu"
-    with pytest.raises(common.ScriptError, match="no cuda device; use --device cpu"):
-        common.select_device("cuda")
 
 
 # --- Complete files ---------------------------------------------------------------------------
