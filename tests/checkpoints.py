@@ -61,13 +61,9 @@ def save(model: transformers.PreTrainedModel, folder: Path, seed: int) -> None:
 def sentence_pieces(path: Path, **options: Any) -> list[str]:
     """Train a SentencePiece model, save it and return its pieces."""
     written = io.BytesIO()
+    options |= {"vocab_size": 200, "hard_vocab_limit": False, "minloglevel": 2}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT),
-        model_writer=written,
-        vocab_size=200,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **options,
+        sentence_iterator=iter(TEXT), model_writer=written, **options
     )
     path.write_bytes(written.getvalue())
     trained = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
@@ -91,8 +87,8 @@ def make_t5(folder: Path, seed: int = 1) -> None:
     (folder / "generation_config.json").unlink()  # T5's original checkpoints have none
 
 
-def make_marian(folder: Path, seed: int = 2, old: bool = False) -> None:
-    """Make a translation model. With `old`, its configuration holds its generation settings."""
+def make_marian(folder: Path, seed: int = 2) -> None:
+    """Make a translation model."""
     pieces = sentence_pieces(folder / "source.spm", bos_id=-1, pad_id=-1)
     (folder / "target.spm").write_bytes((folder / "source.spm").read_bytes())
     vocabulary = ["</s>", "<unk>", *(p for p in pieces if p not in ("</s>", "<unk>")), "<pad>"]
@@ -112,14 +108,10 @@ def make_marian(folder: Path, seed: int = 2, old: bool = False) -> None:
     own = {"num_beams": 4, "max_length": 100, "bad_words_ids": [[pad]], "forced_eos_token_id": 0}
     own |= {"pad_token_id": pad, "eos_token_id": 0, "decoder_start_token_id": pad}
     write_json(folder / "generation_config.json", own)
-    if old:
-        (folder / "generation_config.json").unlink()
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        write_json(folder / "config.json", config | own)
 
 
-def make_distilbert(folder: Path, seed: int = 3) -> None:
-    """Make an extractive reader with a vocabulary of words and letters."""
+def make_distilbert(folder: Path, seed: int = 3, is_classifier: bool = False) -> None:
+    """Make an extractive reader or a classifier, with a vocabulary of words and letters."""
     words = sorted(set(" ".join(TEXT).replace(",", " ").replace(".", " ").split()))
     letters = sorted(set("".join(TEXT)) - {" "})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
@@ -132,18 +124,8 @@ def make_distilbert(folder: Path, seed: int = 3) -> None:
     config = transformers.DistilBertConfig(
         vocab_size=len(vocabulary), dim=32, hidden_dim=64, n_heads=4, n_layers=2
     )
-    save(transformers.DistilBertForQuestionAnswering(config), folder, seed)
-
-
-def make_classifier(folder: Path, seed: int = 8) -> None:
-    """Make a sentiment classifier, in which label 1 is a positive text."""
-    make_distilbert(folder)
-    vocabulary = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
-    config = transformers.DistilBertConfig(
-        vocab_size=vocabulary, dim=32, hidden_dim=64, n_heads=4, n_layers=2,
-        id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1},
-    )  # fmt: skip
-    save(transformers.DistilBertForSequenceClassification(config), folder, seed)
+    kind = "SequenceClassification" if is_classifier else "QuestionAnswering"
+    save(getattr(transformers, f"DistilBertFor{kind}")(config), folder, seed)
 
 
 def byte_pairs(special: list[str]) -> tokenizers.Tokenizer:
@@ -196,10 +178,12 @@ CHECKPOINTS: dict[str, Callable[[Path], None]] = {  # by the default models of t
     "Helsinki-NLP/opus-mt-es-bg": make_marian,
     "distilbert/distilbert-base-cased-distilled-squad": make_distilbert,
     "distilbert/distilbert-base-uncased": make_distilbert,
-    "distilbert/distilbert-base-uncased-finetuned-sst-2-english": make_classifier,
+    "distilbert/distilbert-base-uncased-finetuned-sst-2-english": partial(
+        make_distilbert, seed=8, is_classifier=True
+    ),
     "google/flan-t5-base": partial(make_t5, seed=7),
     "openai-community/gpt2": make_gpt2,
-    "Helsinki-NLP/opus-mt-es-en": partial(make_marian, seed=6, old=True),
+    "Helsinki-NLP/opus-mt-es-en": partial(make_marian, seed=6),
 }
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import common
 import electricity
 import inferno
+from checkpoints import make_all
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: several threads are slow on a busy machine
 os.environ["PYTHONUTF8"] = "1"  # for subprocesses: the same output on every system
@@ -72,12 +74,7 @@ def isolated_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let this process see an empty cache of the Hub, `hub` in the folder that is returned.
-
-    No network leads to the Hub.
-    """
-    from huggingface_hub import constants
-
+    """Return the parent of an empty cache of the Hub; no network leads to the Hub itself."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "ENDPOINT", NOBODY)
     return tmp_path
@@ -168,29 +165,27 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def find_or_skip(path: str, script: str) -> Path:
+    """Return the path of data that are not part of the project."""
+    for folder in (ROOT / "DATA", SHARED / "data"):
+        if (folder / path).exists():
+            return folder / path
+    pytest.skip(f"{path} is not on this machine; `python {script}.py` downloads it")
+
+
 @pytest.fixture(scope="session")
 def recordings() -> Path:
-    """Return the folder of the recordings, which are not part of the project."""
-    for folder in (ROOT / "DATA", SHARED / "data"):
-        if (folder / "electricity_consumption" / "electricity_train.csv").exists():
-            return folder / "electricity_consumption"
-    pytest.skip("the recordings are not on this machine; `python task01.py` downloads them")
+    return find_or_skip("electricity_consumption/electricity_train.csv", "task01").parent
 
 
 @pytest.fixture(scope="session")
 def inferno_file() -> Path:
-    """Return the file of the Inferno, which is not part of the project."""
-    for folder in (ROOT / "DATA" / "dante", SHARED / "data" / "dante"):
-        if (folder / inferno.FILE).exists():
-            return folder / inferno.FILE
-    pytest.skip("the Inferno is not on this machine; `python dante_gpt.py` downloads it")
+    return find_or_skip(f"dante/{inferno.FILE}", "dante_gpt")
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a tiny random checkpoint for each default model, in a folder of its name."""
-    from checkpoints import make_all
-
     folder = tmp_path_factory.mktemp("checkpoints")
     make_all(folder)
     return folder
