@@ -1,7 +1,6 @@
 """The promises of every script: help, options, results without a network, errors in one line."""
 
 import importlib
-import io
 import json
 import os
 import re
@@ -9,9 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -130,20 +127,12 @@ def test_a_wrong_option_exits_with_2(script: str, run: Run) -> None:
 
 
 @pytest.mark.parametrize("module", [*SCRIPTS, *HELPERS])
-def test_importing_prints_reads_and_writes_nothing(
-    module: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_importing_prints_and_writes_nothing(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    def spy(file: object, *arguments: Any, **options: Any) -> Any:
-        opened.append(str(file))
-        return io_open(file, *arguments, **options)
-
-    io_open, opened = open, []
-    monkeypatch.setattr("builtins.open", spy)
-    monkeypatch.setattr(io, "open", spy)  # of pathlib
     runpy.run_path(str(ROOT / f"{module}.py"))
-    folders = str(tmp_path), str(ROOT / "DATA"), str(ROOT / "results")
-    assert not [file for file in opened if file.startswith(folders)]
     assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("script", DATA_FILES)
@@ -302,18 +291,6 @@ def test_a_file_that_may_not_grow_is_one_line_and_no_part_of_it_remains(
     assert contents(tmp_path) == before
 
 
-def cut_off(path: Path) -> None:
-    """End the file within its last line, like a download that broke off."""
-    content = path.read_bytes().rstrip()
-    path.write_bytes(content[: max(content.rfind(separator) for separator in b",\t") + 1])
-
-
-def insert_row(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[:60] + b"\nnonsense\n" + content[60:])
-
-
-@pytest.mark.parametrize("damage", [Path.unlink, cut_off, insert_row])
 @pytest.mark.parametrize(
     ("script", "file"),
     [
@@ -323,10 +300,12 @@ def insert_row(path: Path) -> None:
         ("lab_retrieval", "qrels/test.tsv"),
     ],
 )
-def test_a_damaged_data_file_is_named_in_one_line_and_nothing_is_written(
-    script: str, file: str, damage: Callable[[Path], object], data: Path, run: Run
+def test_an_incomplete_data_file_is_named_in_one_line_and_nothing_is_written(
+    script: str, file: str, data: Path, run: Run
 ) -> None:
-    damage(data / file)
+    content = (data / file).read_bytes().rstrip()
+    end = max(content.rfind(separator) for separator in b",\t")  # in the last row
+    (data / file).write_bytes(content[: end + 1])
     before = contents(data)
     code, out, err = run(script, "--data", data)
     assert (code, out, err.count("\n")) == (1, "", 1)
