@@ -107,15 +107,6 @@ def test_long_texts_are_read_to_the_models_limit_with_a_note(
     only_line(capsys.readouterr().err, "the model reads 512 tokens of a text; the rest is cut off")
 
 
-def test_training_does_not_wait_for_the_processes_of_a_launcher(
-    make_pair: Callable[[], ModelAndTokenizer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.distributed, "init_process_group", fail)
-    for name in ("LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):  # of torchrun and mpirun
-        monkeypatch.setenv(name, "2")
-    task09.fine_tune(*make_pair(), 0)
-
-
 def test_predict_without_a_saved_model_is_one_line(run: Run) -> None:
     code, output, error = run("task09", "--predict", "Thanks!")
     assert (code, output) == (1, "")

@@ -72,12 +72,6 @@ def test_text_starts_like_a_document_and_not_like_a_message(
     assert task11.perplexity(["A text"], *chat)["mean_perplexity"] == pytest.approx(with_start)
 
 
-def test_text_without_a_token_to_predict_is_an_error(gpt2: ModelAndTokenizer) -> None:
-    for text, start in (("", True), ("a", False)):
-        with pytest.raises(common.ScriptError, match=f"the text '{text}' has no token to predict"):
-            task11.perplexity(["a longer text", text], *gpt2, add_start_token=start)
-
-
 def test_own_text_is_completed(run: Run, checkpoints: Path, gpt2: ModelAndTokenizer) -> None:
     code, out, _ = run("task11", "--model", checkpoints / task11.MODEL, "by 2030")
     text = task11.complete(*gpt2, "by 2030")
