@@ -59,12 +59,6 @@ def test_extracted_answer_equals_that_of_the_pipeline(reader: ModelAndTokenizer,
     assert probability == pytest.approx(recorded["score"], rel=1e-4)
 
 
-def test_answer_consists_of_whole_words(reader: ModelAndTokenizer) -> None:
-    context = "abcdefg hijklmn opqrstu vwxyz gfedcba nmlkjih utsrqpo zyxwv"  # a token a letter
-    _, start, end = task07.extract(*reader, task07.QUESTION, context)
-    assert set(context[start:end].split()) < set(context.split())
-
-
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", task07.GENERATIVE_MODEL])
 def test_generated_answer_is_greedy_and_has_at_most_30_tokens(checkpoints: Path, name: str) -> None:
     model, tokenizer = load_pair(checkpoints / name)
@@ -98,15 +92,7 @@ def test_own_question_about_the_text_of_a_file(
     only_line(err, "generated: word by word, copied from the context")
 
 
-@pytest.mark.parametrize(
-    ("question", "text", "message"),
-    [("Who?", "\n", "is empty"), ("Who? " * 150, "A text.", "the question is too long")],
-)
-def test_empty_text_or_long_question_is_an_error(
-    run: Run, tmp_path: Path, question: str, text: str, message: str
-) -> None:
-    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-    options = "--context", tmp_path / "text.txt", "--extractive-model", "bundled"
-    code, out, err = run("task07", question, *options)
+def test_long_question_is_an_error(run: Run) -> None:
+    code, out, err = run("task07", "--extractive-model", "bundled", "Who? " * 150)
     assert (code, out) == (1, "")
-    only_line(err, message)
+    only_line(err, "the question is too long")

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import common
 import task11
 from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
 
@@ -70,11 +69,3 @@ def test_text_starts_like_a_document_and_not_like_a_message(
     assert task11.perplexity(["A text"], *chat)["mean_perplexity"] == pytest.approx(without_start)
     chat[1].bos_token = chat[1].convert_ids_to_tokens(1)
     assert task11.perplexity(["A text"], *chat)["mean_perplexity"] == pytest.approx(with_start)
-
-
-def test_own_text_is_completed(run: Run, checkpoints: Path, gpt2: ModelAndTokenizer) -> None:
-    code, out, _ = run("task11", "--model", checkpoints / task11.MODEL, "by 2030")
-    text = task11.complete(*gpt2, "by 2030")
-    perplexity = task11.perplexity([text], *gpt2)["mean_perplexity"]
-    expected = f"Generated Text: {common.printable(text)}\nMean perplexity: {perplexity}\n"
-    assert (code, out) == (0, expected)
