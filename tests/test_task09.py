@@ -1,6 +1,7 @@
 """Task 09: the new head, the training, the saved model and its predictions."""
 
 import math
+import os
 import re
 from pathlib import Path
 from unittest.mock import Mock
@@ -83,6 +84,16 @@ def test_long_texts_are_read_to_the_models_limit_with_a_note(
     assert capsys.readouterr().err == ""
     task09.predict(model, tokenizer, ["the tower " * 300])
     only_line(capsys.readouterr().err, "the model reads 512 tokens of a text; the rest is cut off")
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_training_does_not_wait_for_the_processes_of_a_launcher(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(torch.distributed, "init_process_group", Mock(side_effect=AssertionError))
+    monkeypatch.setenv(name, "2")
+    task09.fine_tune(*make_pair(classifier), 0)
+    assert name not in os.environ
 
 
 def test_predict_without_a_saved_model_is_one_line(run: Run) -> None:
