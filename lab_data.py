@@ -1,12 +1,11 @@
 """Data sets of exercises 3.1 to 3.3: from files, from the Hub, or docstrings of libraries."""
 
 import argparse
-import importlib
 import inspect
 import json
+import pydoc
 import re
 import zlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,7 @@ def hub_table(repository: str, folder: str) -> pd.DataFrame:
     """
     pattern = f"{folder}/*.parquet"
     copy = common.fetch_from_hub(repository, [pattern], repo_type="dataset", revision=PARQUET)
-    with common.errors_in(f"{repository}: {pattern}"):
-        return pd.concat(map(pd.read_parquet, sorted(copy.glob(pattern))), ignore_index=True)
+    return pd.concat(map(pd.read_parquet, sorted(copy.glob(pattern))), ignore_index=True)
 
 
 def split_files(folder: Path, suffix: str) -> dict[str, Path]:
@@ -71,20 +69,16 @@ def load_or_docstrings(
     `default`. If the default cannot be loaded, the name is "docstrings", with a note on standard
     error. Raises `ScriptError` if the options name two sources.
     """
-    if arguments.data and arguments.dataset == "docstrings":
-        raise common.ScriptError(
-            f"--dataset docstrings and --data {arguments.data} are two sources of data; "
-            "leave out one of them"
-        )
-    if arguments.data:
-        name = arguments.dataset or ""
-        return name, load(name, arguments.data)
-    name = arguments.dataset or default
+    path, name = arguments.data, arguments.dataset
+    if path and name == "docstrings":
+        raise common.ScriptError("--dataset docstrings reads no --data; leave out one of them")
+    if name is None:
+        name = "" if path else default
     try:
-        with common.errors_in(name):  # a file in the Hub's cache may have other columns
-            return name, load(name, None)
+        with common.errors_in(path or name):  # a file in the Hub's cache may have other columns
+            return name, load(name, path)
     except common.ScriptError as error:
-        if arguments.dataset:
+        if path or arguments.dataset:
             raise
         common.note(f"{error}. The docstrings of installed libraries replace {default}")
         return "docstrings", load("docstrings", None)
@@ -97,17 +91,16 @@ def remove_duplicates(splits: dict[str, list[T]], text: Callable[[T], str]) -> d
     model that has seen a test text in training would look better than it is. Raises `ScriptError`
     if a split is empty afterwards.
     """
-    kept, counts = dict(splits), []
+    kept = dict(splits)
     later: set[str] = set()  # texts of the later splits
     for name in sorted(splits, key=SPLITS.index, reverse=True):
         keys = [" ".join(text(row).lower().split()) for row in splits[name]]
         kept[name] = [row for row, key in zip(splits[name], keys, strict=True) if key not in later]
         if not kept[name]:
             raise common.ScriptError(f"too few texts: none is left for the split {name}")
-        counts.append(f"{len(keys) - len(kept[name])} {name}")
         later.update(keys)
-    removed = ", ".join(reversed(counts[1:]))
-    print(f"left out, because a later split has the same text: {removed}")
+    counts = (f"{len(splits[n]) - len(kept[n])} {n}" for n in SPLITS[:-1] if n in splits)
+    print(f"left out, because a later split has the same text: {', '.join(counts)}")
     return kept
 
 
@@ -235,10 +228,9 @@ def parse_question(row: dict[str, Any]) -> Question:
     else:
         text, choices, answer = row["question"], row["choices"], row["answer"]
         labels = list(ascii_uppercase if isinstance(answer, str) else range(len(choices)))
-    if not isinstance(choices, list) or not all(isinstance(item, str) for item in (text, *choices)):
-        raise TypeError("the question and each item of the list of choices must be a string")
-    if len(choices) < 2:
-        raise ValueError("a question needs two or more choices")
+    is_list = isinstance(choices, list) and len(choices) > 1
+    if not is_list or not all(isinstance(item, str) for item in (text, *choices)):
+        raise ValueError("the question must be a string, and the choices a list of two or more")
     names = [str(label) for label in labels[: len(choices)]]  # so that true is not the index 1
     return Question(text, choices, names.index(str(answer)))
 
@@ -296,66 +288,58 @@ def parse_text(row: dict[str, Any]) -> tuple[str, str, str]:
     return fields
 
 
-def check_ids(rows: list[tuple[str, str, str]], source: str) -> None:
-    """Raise `ScriptError` if two documents or claims have the same id."""
-    key, count = Counter(key for key, _, _ in rows).most_common(1)[0]
-    if count > 1:
-        raise common.ScriptError(f"{source}: two rows have the _id {key!r}; remove one")
-
-
 def read_judgements(
-    table: pd.DataFrame, source: str, texts: dict[str, str], documents: dict[str, int]
+    table: pd.DataFrame, source: str, queries: pd.DataFrame, corpus: pd.DataFrame
 ) -> list[Claim]:
     """Return the claims to which a table of judgements assigns a relevant document.
 
-    `texts` maps the ids of claims to their texts, and `documents` the ids of documents to their
-    indices. A score is a grade; above 0 it means relevant. Judgements of unknown ids are skipped,
-    with a note. Raises `ScriptError` if a score is not an integer, or if no document is relevant.
+    The ids of claims and documents are the index of `queries` and `corpus`. A score is a grade;
+    above 0 it means relevant. Judgements of unknown ids are skipped, with a note. Raises
+    `ScriptError` if a score is not an integer, or if no document is relevant.
     """
     with common.errors_in(f"{source}: the columns must be {', '.join(JUDGEMENT)}, an integer"):
         table = table[JUDGEMENT].astype({"score": int})
-    known = table[table["query-id"].isin(texts) & table["corpus-id"].isin(documents)]
+    known = table[table["query-id"].isin(queries.index) & table["corpus-id"].isin(corpus.index)]
     if skipped := len(table) - len(known):
         common.note(f"{source}: {skipped} judgements of unknown claims or documents are skipped")
     relevant: dict[str, dict[int, int]] = {}
     for claim, document, grade in known[known["score"] > 0].itertuples(index=False):
-        relevant.setdefault(claim, {})[documents[document]] = grade
+        relevant.setdefault(claim, {})[corpus.index.get_loc(document)] = grade
     if not relevant:
         raise common.ScriptError(f"{source}: no document is relevant to any claim")
-    return [Claim(texts[claim], grades) for claim, grades in relevant.items()]
+    return [Claim(queries.at[claim, "text"], grades) for claim, grades in relevant.items()]
 
 
 def load_collection(dataset: str, folder: Path | None) -> Collection:
-    """Return a collection from a folder in BEIR's form, or one by its name."""
+    """Return a collection from a folder in BEIR's form, or one by its name.
+
+    Raises `ScriptError` naming the file if two documents or claims have the same id.
+    """
+    if folder is None and dataset == "docstrings":
+        return docstring_collection()
     if folder is not None:
         common.check_folder(folder, *FILES)
-        corpus, queries = (read_jsonl(folder / name, parse_text) for name in FILES[:2])
+        texts = [read_jsonl(folder / name, parse_text) for name in FILES[:2]]
         tables = [common.read_csv(folder / name) for name in FILES[2:]]
-    elif dataset == "docstrings":
-        corpus, queries, tables = docstring_collection()
     else:
-        corpus, queries = (
-            [
-                parse_text(row)
-                for row in hub_table("BeIR/scifact", f"{name}/{name}").to_dict("records")
-            ]
-            for name in ("corpus", "queries")
-        )
-        tables = [
-            hub_table("BeIR/scifact-qrels", f"default/{split}").astype(str)
-            for split in ("train", "test")
-        ]
+        names = ("corpus/corpus", "queries/queries")
+        rows = [hub_table("BeIR/scifact", name).to_dict("records") for name in names]
+        texts = [list(map(parse_text, part)) for part in rows]
+        names = ("default/train", "default/test")
+        tables = [hub_table("BeIR/scifact-qrels", name).astype(str) for name in names]
     sources = [str((folder or Path(dataset)) / name) for name in FILES]
-    check_ids(corpus, sources[0])
-    check_ids(queries, sources[1])
-    ids, titles, abstracts = zip(*corpus, strict=True)
-    texts = {key: text for key, _, text in queries}
-    indices = {key: index for index, key in enumerate(ids)}
+    frames = []
+    for rows, source in zip(texts, sources[:2], strict=True):
+        with common.errors_in(source):
+            frame = pd.DataFrame(rows, columns=["_id", "title", "text"])
+            frames.append(frame.set_index("_id", verify_integrity=True))
+    corpus, queries = frames
     train, test = (
-        read_judgements(table, source, texts, indices)
-        for source, table in zip(sources[2:], tables, strict=True)
+        read_judgements(table, source, queries, corpus)
+        for table, source in zip(tables, sources[2:], strict=True)
     )
-    return Collection([*titles], [*abstracts], {"train": train, "test": test})
+    titles, abstracts = corpus["title"].tolist(), corpus["text"].tolist()
+    return Collection(titles, abstracts, {"train": train, "test": test})
 
 
 # --- 5. Docstrings of installed libraries --------------------------------------------------------
@@ -403,23 +387,19 @@ def load_docstrings() -> list[Docstring]:
     Functions of the same name, such as `numpy.fft.fft` and `torch.fft.fft`, are one group, because
     one description is often a copy of the other.
     """
-    docstrings, seen = [], set()
+    docstrings: dict[str, Docstring] = {}  # by summary
     for library, modules in DOCUMENTED.items():
         for module in modules:
             title = f"{library}.{module}".rstrip(".")
-            parent, _, last = title.rpartition(".")
-            is_class = last[0].isupper()
-            owner = importlib.import_module(parent if is_class else title)
-            owner = getattr(owner, last) if is_class else owner
+            owner = pydoc.locate(title)
             for name in sorted(vars(owner)):
                 member = getattr(owner, name)
-                if name.startswith("_") or not callable(member):
-                    continue
-                summary, description = split_docstring(inspect.getdoc(member) or "")
-                if len(description) >= SHORTEST and summary not in seen:
-                    seen.add(summary)
-                    docstrings.append(Docstring(library, title, name.lower(), summary, description))
-    return docstrings
+                if callable(member) and not name.startswith("_"):
+                    summary, description = split_docstring(inspect.getdoc(member) or "")
+                    row = Docstring(library, title, name.lower(), summary, description)
+                    if len(description) >= SHORTEST:
+                        docstrings.setdefault(summary, row)
+    return list(docstrings.values())
 
 
 def split_docstring(text: str) -> tuple[str, str]:
@@ -455,30 +435,25 @@ def docstring_questions() -> dict[str, list[Question]]:
     """Make a question of each description: which of four summaries of its module matches it?"""
     questions: dict[str, list[Question]] = {}
     for name, rows in split_docstrings(by="group").items():
-        modules: dict[str, list[str]] = {}
-        for row in rows:
-            modules.setdefault(row.module, []).append(row.summary)
         generator = np.random.default_rng(0)
         questions[name] = []
         for row in rows:
-            others = [summary for summary in modules[row.module] if summary != row.summary]
+            module = [other.summary for other in rows if other.module == row.module]
+            others = [summary for summary in module if summary != row.summary]
             if len(others) >= DISTRACTORS:
                 wrong = generator.choice(others, DISTRACTORS, replace=False).tolist()
                 questions[name].append(Question(row.description, [row.summary, *wrong], 0))
     return questions
 
 
-def docstring_collection() -> tuple[list[tuple], list[tuple], list[pd.DataFrame]]:
-    """Return documents, claims, and the judgements for training and testing, as from a folder.
+def docstring_collection() -> Collection:
+    """Return the descriptions as documents, and the summaries as claims about them.
 
-    The claims are the summaries of functions, and the documents are their descriptions. Training
-    and test claims are about different modules.
+    Training and test claims are about different modules.
     """
     splits = split_docstrings(by="module")
     rows = [*splits["train"], *splits["validation"], *splits["test"]]
-    documents = [(str(i), "", row.description) for i, row in enumerate(rows)]
-    claims = [(str(i), "", row.summary) for i, row in enumerate(rows)]
-    pairs = [(str(i), str(i), "1") for i in range(len(rows))]  # each summary has one document
-    judgements = pd.DataFrame(pairs, columns=JUDGEMENT)
+    claims = [Claim(row.summary, {index: 1}) for index, row in enumerate(rows)]
     cut = len(rows) - len(splits["test"])
-    return documents, claims, [judgements[:cut], judgements[cut:]]
+    abstracts = [row.description for row in rows]
+    return Collection([""] * len(rows), abstracts, {"train": claims[:cut], "test": claims[cut:]})
