@@ -69,11 +69,10 @@ def load_or_docstrings(
     `default`. If the default cannot be loaded, the name is "docstrings", with a note on standard
     error. Raises `ScriptError` if the options name two sources.
     """
-    path, name = arguments.data, arguments.dataset
-    if path and name == "docstrings":
+    path = arguments.data
+    if path and arguments.dataset == "docstrings":
         raise common.ScriptError("--dataset docstrings reads no --data; leave out one of them")
-    if name is None:
-        name = "" if path else default
+    name = arguments.dataset or ("" if path else default)
     try:
         with common.errors_in(path or name):  # a file in the Hub's cache may have other columns
             return name, load(name, path)
@@ -288,6 +287,14 @@ def parse_text(row: dict[str, Any]) -> tuple[str, str, str]:
     return fields
 
 
+def index_texts(rows: list[tuple[str, str, str]], source: str) -> pd.DataFrame:
+    """Return documents or claims by their ids. Raises `ScriptError` if two have the same id."""
+    frame = pd.DataFrame(rows, columns=["_id", "title", "text"]).set_index("_id")
+    for key in frame.index[frame.index.duplicated()]:
+        raise common.ScriptError(f"{source}: two rows have the _id {key!r}; remove one")
+    return frame
+
+
 def read_judgements(
     table: pd.DataFrame, source: str, queries: pd.DataFrame, corpus: pd.DataFrame
 ) -> list[Claim]:
@@ -311,10 +318,7 @@ def read_judgements(
 
 
 def load_collection(dataset: str, folder: Path | None) -> Collection:
-    """Return a collection from a folder in BEIR's form, or one by its name.
-
-    Raises `ScriptError` naming the file if two documents or claims have the same id.
-    """
+    """Return a collection from a folder in BEIR's form, or one by its name."""
     if folder is None and dataset == "docstrings":
         return docstring_collection()
     if folder is not None:
@@ -328,18 +332,12 @@ def load_collection(dataset: str, folder: Path | None) -> Collection:
         names = ("default/train", "default/test")
         tables = [hub_table("BeIR/scifact-qrels", name).astype(str) for name in names]
     sources = [str((folder or Path(dataset)) / name) for name in FILES]
-    frames = []
-    for rows, source in zip(texts, sources[:2], strict=True):
-        with common.errors_in(source):
-            frame = pd.DataFrame(rows, columns=["_id", "title", "text"])
-            frames.append(frame.set_index("_id", verify_integrity=True))
-    corpus, queries = frames
-    train, test = (
-        read_judgements(table, source, queries, corpus)
-        for table, source in zip(tables, sources[2:], strict=True)
-    )
-    titles, abstracts = corpus["title"].tolist(), corpus["text"].tolist()
-    return Collection(titles, abstracts, {"train": train, "test": test})
+    corpus, queries = map(index_texts, texts, sources[:2])
+    claims = {
+        split: read_judgements(table, source, queries, corpus)
+        for split, table, source in zip(("train", "test"), tables, sources[2:], strict=True)
+    }
+    return Collection(corpus["title"].tolist(), corpus["text"].tolist(), claims)
 
 
 # --- 5. Docstrings of installed libraries --------------------------------------------------------
