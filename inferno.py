@@ -1,7 +1,6 @@
-"""Dante's Inferno: find, clean and load the text; n-gram baselines; measures of verse.
+"""Dante's Inferno, for labs 1 and 2.1: find, clean and load the text; n-gram baselines; measures.
 
-The text is used by lab exercises 1 and 2.1. The baselines are n-gram models of characters. The
-measures compute how much of a sample is copied from the training text, how many of its words are
+The measures show how much of a sample is copied from the training text, how many of its words are
 known, and how well it keeps metre and rhyme.
 """
 
@@ -151,10 +150,8 @@ def longest_copy(text: str, source: str) -> str:
 
 def copied_fraction(text: str, source: str) -> float:
     """Return the fraction of the sequences of `COPY_LENGTH` characters that occur in `source`."""
-    starts = range(len(source) - COPY_LENGTH + 1)
-    known = {source[start : start + COPY_LENGTH] for start in starts}
     starts = range(len(text) - COPY_LENGTH + 1)
-    return fraction(text[start : start + COPY_LENGTH] in known for start in starts)
+    return fraction(text[start : start + COPY_LENGTH] in source for start in starts)
 
 
 def known_word_fraction(text: str, source: str) -> float:
