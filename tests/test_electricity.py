@@ -9,7 +9,7 @@ import pytest
 
 import common
 import electricity
-from conftest import Server
+from conftest import Server, only_line
 
 HEADER = "timestamp,consumption\n"
 TIME = "2011-01-01 01:00:00"  # of row 5
@@ -37,45 +37,22 @@ def course(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 # --- Finding the recordings ----------------------------------------------------------------------
 
 
-def test_missing_recordings_are_downloaded_once(course: Server) -> None:
-    folder = electricity.find_recordings()
-    assert folder == electricity.find_recordings() == common.DATA / "electricity_consumption"
-    assert course.requests == ["/electricity_train.csv", "/electricity_test.csv"]
-    for split in ("train", "test"):
-        assert len(electricity.load(split, folder)) == 200
-
-
-def test_recordings_on_the_disk_are_not_downloaded_again(course: Server) -> None:
+def test_only_missing_recordings_are_downloaded(course: Server) -> None:
     folder = common.DATA / "electricity_consumption"
     folder.mkdir(parents=True)
     (folder / "electricity_train.csv").write_text(rows(100), encoding="utf-8")
-    electricity.find_recordings()
+    assert electricity.find_recordings() == electricity.find_recordings() == folder
     assert course.requests == ["/electricity_test.csv"]
-    assert len(electricity.load("train", folder)) == 100
+    assert [len(electricity.load(split, folder)) for split in ("train", "test")] == [100, 200]
 
 
-def test_folder_of_the_user_is_used_without_a_download(course: Server, tmp_path: Path) -> None:
-    for name in electricity.SHA256:
-        (tmp_path / name).write_text(rows(), encoding="utf-8")
-    assert electricity.find_recordings(tmp_path) == tmp_path
-    assert course.requests == []
-
-
-def test_wrong_recording_is_not_kept(course: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_recording_is_not_kept_and_a_note_says_that_the_curve_is_synthetic(
+    course: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(electricity, "SHA256", dict.fromkeys(electricity.SHA256, "0" * 64))
     assert electricity.find_recordings() == common.DATA / "synthetic_load_curve"
     assert not list((common.DATA / "electricity_consumption").iterdir())
-
-
-def test_without_a_network_a_note_says_that_the_curve_is_synthetic(
-    capsys: pytest.CaptureFixture,
-) -> None:
-    electricity.find_recordings()
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert "cannot be downloaded" in err
-    assert "A synthetic load curve in " in err
-    assert "--data DIR" in err
+    only_line(capsys.readouterr().err, "A synthetic load curve in ")
 
 
 def test_synthetic_train_split_never_precedes_a_recorded_test_split() -> None:
@@ -95,41 +72,27 @@ def test_synthetic_train_split_never_precedes_a_recorded_test_split() -> None:
 def test_valid_file_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "electricity_train.csv").write_text(rows(), encoding="utf-8")
     frame = electricity.load("train", tmp_path)
-    assert list(frame.columns) == ["timestamp", "consumption"]
-    assert len(frame) == 200
     assert frame["timestamp"][0] == pd.Timestamp("2011-01-01 00:15")
     assert frame["consumption"].dtype == np.float32
     assert frame["consumption"][3] == 0.375
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ("", "row 1: the columns are '', not ['timestamp', 'consumption']"),
-        (rows(96), "96 rows; at least 97 are needed"),
-        ("consumption,timestamp\n", "row 1: the columns are 'consumption,timestamp', not"),
-        (rows(row5=f"{TIME},high"), "row 5, column consumption: 'high' is not a finite number"),
-        (rows(row5=f"{TIME},nan"), "row 5, column consumption: 'nan' is not a finite number"),
-        (rows(row5=f"{TIME},1e39"), "row 5, column consumption: '1e39' is not a finite number"),
-        (rows(row5="noon,1"), "row 5, column timestamp: 'noon' is not a time like 2011-01-01"),
-    ],
-)
+@pytest.mark.parametrize(("content", "problem"), [
+    (rows(96), "96 rows; at least 97 are needed"),
+    ("consumption,timestamp\n", "row 1: the columns are 'consumption,timestamp', not"),
+    (rows(row5=f"{TIME},high"), "row 5, column consumption: 'high' is not a finite number"),
+    (rows(row5=f"{TIME},nan"), "row 5, column consumption: 'nan' is not a finite number"),
+    (rows(row5=f"{TIME},1e39"), "row 5, column consumption: '1e39' is not a finite number"),
+    (rows(row5="noon,1"), "row 5, column timestamp: 'noon' is not a time like 2011-01-01"),
+    *((rows(row5=f"{time},1"), f"row 5, column timestamp: '{time}' is not 15 minutes after")
+      for time in ("2011-01-01 01:15:00", "2011-01-01 00:45:00", "2010-12-31 01:00:00")),
+])  # fmt: skip
 def test_error_in_a_file_names_row_and_column(content: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "electricity_train.csv"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(common.ScriptError) as raised:
         electricity.load("train", tmp_path)
     assert str(raised.value).startswith(f"{path}: {problem}")
-
-
-@pytest.mark.parametrize(
-    "time", ["2011-01-01 01:15:00", "2011-01-01 00:45:00", "2010-12-31 01:00:00"]
-)
-def test_gap_or_repetition_is_an_error_in_its_row(time: str, tmp_path: Path) -> None:
-    (tmp_path / "electricity_train.csv").write_text(rows(row5=f"{time},1"), encoding="utf-8")
-    problem = f"row 5, column timestamp: '{time}' is not 15 minutes after the row before"
-    with pytest.raises(common.ScriptError, match=problem):
-        electricity.load("train", tmp_path)
 
 
 def test_recordings_are_the_expected_edition(recordings: Path) -> None:
@@ -140,35 +103,18 @@ def test_recordings_are_the_expected_edition(recordings: Path) -> None:
 # --- The synthetic curve -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def synthetic() -> dict[str, pd.DataFrame]:
-    return {split: electricity.synthetic_curve(split) for split in ("train", "test")}
+def test_synthetic_splits_have_the_calendar_of_the_recordings() -> None:
+    ends = [electricity.synthetic_curve(split)["timestamp"] for split in ("train", "test")]
+    train, test = ([str(times.iloc[0]), str(times.iloc[-1]), len(times)] for times in ends)
+    assert train == ["2011-01-01 00:15:00", "2013-12-31 23:45:00", 105_215]
+    assert test == ["2014-01-01 00:00:00", "2014-12-31 23:45:00", 35_040]
 
 
-def test_synthetic_curve_has_the_calendar_of_the_recordings(
-    synthetic: dict[str, pd.DataFrame],
-) -> None:
-    ends = {
-        split: frame["timestamp"].iloc[[0, -1]].astype(str) for split, frame in synthetic.items()
-    }
-    assert list(ends["train"]) == ["2011-01-01 00:15:00", "2013-12-31 23:45:00"]
-    assert list(ends["test"]) == ["2014-01-01 00:00:00", "2014-12-31 23:45:00"]
-    assert [len(frame) for frame in synthetic.values()] == [105_215, 35_040]
-
-
-def test_synthetic_curve_has_the_scale_of_the_recordings(
-    synthetic: dict[str, pd.DataFrame],
-) -> None:
-    values = pd.concat(synthetic.values())["consumption"].to_numpy()
+def test_synthetic_curve_has_the_scale_and_the_rhythm_of_the_recordings() -> None:
+    curve = pd.concat(map(electricity.synthetic_curve, ("train", "test")))
+    values = curve["consumption"].to_numpy()
     assert [values.mean(), values.std()] == pytest.approx([0, 1], abs=0.01)
-    assert -1.4145 <= values.min() < values.max() <= 3.0290
     steps = np.diff(np.unique(values)) / 0.02533588  # the resolution of the meter
     np.testing.assert_allclose(steps, steps.round(), atol=1e-3)
-
-
-def test_synthetic_curve_has_the_rhythm_of_day_and_week(
-    synthetic: dict[str, pd.DataFrame],
-) -> None:
-    values = pd.concat(synthetic.values())["consumption"].to_numpy()
     errors = [np.mean((values[lag:] - values[:-lag]) ** 2) for lag in (1, 7 * 96, 96, 48)]
     assert errors == sorted(errors)  # of repeating the last reading, last week, yesterday, 12 hours
