@@ -9,7 +9,6 @@ Small matrices are added to the weights of the bundled encoder, which stay as th
 al. 2021). They are trained with a question-answering head. Takes half an hour on one CPU core.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
+from torchmetrics.functional.text import squad
 from tqdm import tqdm
 from transformers import (
     AutoTokenizer,
@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of th
 import bundled
 import common
 import lab_common
+import lab_data
 import task07
-import task13
 
 EVERY_TENTH = slice(None, None, 10)  # of the articles in alphabetical order is held out
 RANK = 24  # of the matrices that are added to the encoder's
@@ -67,8 +67,7 @@ class Question(NamedTuple):
 
 def load_questions(folder: Path) -> tuple[list[dict], list[dict]]:
     """Return the questions to train on, and those of held-out articles."""
-    lines = common.read_text(folder / "train.jsonl").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = lab_data.read_jsonl(folder / "train.jsonl", dict)
     articles = sorted({row["title"] for row in rows})[EVERY_TENTH]
     training = [row for row in rows if row["title"] not in articles]
     return training, [row for row in rows if row["title"] in articles]
@@ -78,27 +77,16 @@ def encode_questions(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> li
     """Return the questions whose shortest answer lies within the window."""
     questions = []
     for row in rows:
-        encoding = tokenizer(
-            row["question"], row["context"], truncation="only_second", max_length=WINDOW
-        )
+        texts = row["question"], row["context"]
+        encoding = tokenizer(*texts, truncation="only_second", max_length=WINDOW)
         answer = min(row["answers"], key=len)  # several people answered; all of them are right
         start = row["context"].index(answer)
-        end = start + len(answer) - 1
-        first, last = (
-            encoding.char_to_token(position, sequence_index=1) for position in (start, end)
-        )
+        ends = start, start + len(answer) - 1
+        first, last = (encoding.char_to_token(end, sequence_index=1) for end in ends)
         if first is not None and last is not None:
-            questions.append(
-                Question(encoding["input_ids"], encoding["token_type_ids"], first, last)
-            )
+            ids, types = encoding["input_ids"], encoding["token_type_ids"]
+            questions.append(Question(ids, types, first, last))
     return questions
-
-
-def make_model() -> BertForQuestionAnswering:
-    """Return the bundled encoder with a new head and trainable low-rank matrices."""
-    model = BertForQuestionAnswering.from_pretrained(bundled.encoder())
-    add_low_rank(model.bert, RANK)
-    return model
 
 
 def add_low_rank(encoder: BertModel, rank: int) -> None:
@@ -110,34 +98,34 @@ def add_low_rank(encoder: BertModel, rank: int) -> None:
             parametrize.register_parametrization(layer, "weight", low_rank)
 
 
-def train(model: BertForQuestionAnswering, questions: list[Question]) -> None:
-    """Train the low-rank matrices and the head, in batches of questions of similar length."""
-    batches_per_epoch = len(questions) // BATCH_SIZE
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, LEARNING_RATE, fused=True)
-    schedule = common.one_cycle(optimizer, EPOCHS * batches_per_epoch)
+def make_batches(questions: list[Question]) -> list[list[int]]:
+    """Return the batches of all epochs, each of row numbers of questions of similar length."""
+    batches = []
     for epoch in range(EPOCHS):
-        losses = []
         random = np.random.default_rng([1, epoch])
-        rows = [questions[i] for i in random.permutation(len(questions))]
-        rows.sort(key=lambda row: len(row.tokens) + random.integers(20))
-        model.train()
-        for number in tqdm(random.permutation(batches_per_epoch)):
-            batch = rows[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
-            types = [torch.tensor(row.types) for row in batch]
-            with torch.autocast(model.device.type, torch.bfloat16):  # less time on recent CPUs
-                loss = model(
-                    **lab_common.pad_batch([row.tokens for row in batch], model.device),
-                    token_type_ids=pad_sequence(types, batch_first=True).to(model.device),
-                    start_positions=torch.tensor([row.first for row in batch], device=model.device),
-                    end_positions=torch.tensor([row.last for row in batch], device=model.device),
-                ).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        print(f"epoch {epoch + 1}: loss {np.mean(losses):.3f}", flush=True)
+        rows = random.permutation(len(questions)).tolist()
+        rows.sort(key=lambda row: len(questions[row].tokens) + random.integers(20))
+        for number in random.permutation(len(questions) // BATCH_SIZE):
+            batches.append(rows[number * BATCH_SIZE : (number + 1) * BATCH_SIZE])
+    return batches
+
+
+def train(model: BertForQuestionAnswering, questions: list[Question]) -> None:
+    """Train the low-rank matrices and the head."""
+    device = model.device
+
+    def batch_loss(numbers: list[int]) -> torch.Tensor:
+        batch = [questions[number] for number in numbers]
+        types = [torch.tensor(row.types) for row in batch]
+        with torch.autocast(device.type, torch.bfloat16):  # less time on recent CPUs
+            return model(
+                **lab_common.pad_batch([row.tokens for row in batch], device),
+                token_type_ids=pad_sequence(types, batch_first=True).to(device),
+                start_positions=torch.tensor([row.first for row in batch], device=device),
+                end_positions=torch.tensor([row.last for row in batch], device=device),
+            ).loss
+
+    lab_common.train(model.train(), batch_loss, make_batches(questions), LEARNING_RATE)
 
 
 def save_adapter(model: nn.Module, name: str) -> None:
@@ -155,14 +143,13 @@ def print_scores(
     model: BertForQuestionAnswering, tokenizer: PreTrainedTokenizerBase, rows: list[dict]
 ) -> None:
     """Print exact match and F1 on the questions, with the best of several right answers."""
-    scores = []  # (exact match, F1) of each question
-    for row in tqdm(rows):
+    answers, targets = [], []
+    for number, row in enumerate(tqdm(rows)):
         _, start, end = task07.extract(model.eval(), tokenizer, row["question"], row["context"])
-        answer = row["context"][start:end]
-        measures = [task13.squad([answer], [reference]) for reference in row["answers"]]
-        scores.append([max(m[name] for m in measures) for name in ("exact_match", "f1")])
-    exact_match, f1 = 100 * np.mean(scores, axis=0)
-    print(f"exact match {exact_match:.1f}, F1 {f1:.1f}")
+        answers.append({"id": str(number), "prediction_text": row["context"][start:end]})
+        targets.append({"id": str(number), "answers": {"text": row["answers"]}})
+    scores = squad(answers, targets)
+    print(f"exact match {scores['exact_match']:.1f}, F1 {scores['f1']:.1f}")
 
 
 def main() -> int:
@@ -172,7 +159,9 @@ def main() -> int:
     arguments = parser.parse_args()
     training, held_out = load_questions(arguments.folder)
     common.seed_everything(0)
-    model = make_model().to(common.select_device(arguments.device))
+    model = BertForQuestionAnswering.from_pretrained(bundled.encoder())  # with a new head
+    add_low_rank(model.bert, RANK)
+    model.to(common.select_device(arguments.device))
     tokenizer = common.load(AutoTokenizer, bundled.encoder())
     questions = encode_questions(tokenizer, training)
     print(f"{len(questions):,} questions to train on, {len(held_out):,} held out", flush=True)
