@@ -57,14 +57,6 @@ def load_sentences(path: Path) -> tuple[list[Sentence], list[Sentence]]:
     return training, held_out
 
 
-def make_model() -> BertForSequenceClassification:
-    """Return the bundled encoder with a new head, a trainable pooler and low-rank matrices."""
-    model = BertForSequenceClassification.from_pretrained(bundled.encoder())
-    make_reader.add_low_rank(model.bert, RANK)
-    model.bert.pooler.requires_grad_(True)
-    return model
-
-
 def train(
     model: BertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
@@ -110,7 +102,10 @@ def main() -> int:
     training, held_out = load_sentences(arguments.file)
     print(f"{len(training):,} sentences to train on, {len(held_out):,} held out", flush=True)
     common.seed_everything(0)
-    model = make_model().to(common.select_device(arguments.device))
+    model = BertForSequenceClassification.from_pretrained(bundled.encoder())  # with a new head
+    make_reader.add_low_rank(model.bert, RANK)
+    model.bert.pooler.requires_grad_(True)
+    model.to(common.select_device(arguments.device))
     tokenizer = common.load(AutoTokenizer, bundled.encoder())
     train(model, tokenizer, training)
     make_reader.save_adapter(model, "sentiment")
