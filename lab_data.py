@@ -379,9 +379,8 @@ class Docstring(NamedTuple):
 
 
 def load_docstrings() -> list[Docstring]:
-    """Return the docstrings of the installed libraries, in a fixed order.
+    """Return the docstrings of the installed libraries, in a fixed order, each summary once.
 
-    Nothing but imports is executed. The names of the libraries are replaced by "library".
     Functions of the same name, such as `numpy.fft.fft` and `torch.fft.fft`, are one group, because
     one description is often a copy of the other.
     """
@@ -401,7 +400,10 @@ def load_docstrings() -> list[Docstring]:
 
 
 def split_docstring(text: str) -> tuple[str, str]:
-    """Return the summary of a docstring and its description, without signatures and markup."""
+    """Return the summary of a docstring and its description, without signatures and markup.
+
+    The names of the libraries, the labels of exercise 3.1, are replaced by "library".
+    """
     text = re.split(SECTION, text, maxsplit=1)[0]
     text = re.sub(r"\A(?:[\w.]+\(.*\n+)+|\.\. .*|:\w+:|[`*]|>>>.*", "", text)  # signatures, markup
     text = re.sub(LIBRARY_NAMES, "library", text, flags=re.IGNORECASE)
