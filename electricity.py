@@ -78,9 +78,9 @@ def load(split: str, folder: Path) -> pd.DataFrame:
     reject_rows(~np.isfinite(numbers.to_numpy()), "consumption", "is not a finite number")
     times = pd.to_datetime(table["timestamp"], format="%Y-%m-%d %H:%M:%S", errors="coerce")
     reject_rows(times.isna().to_numpy(), "timestamp", "is not a time like 2011-01-01 00:15:00")
-    steps = times.diff().dt.total_seconds().to_numpy() / 60  # minutes; the first is NaN
-    is_wrong = ~np.isnan(steps) & (steps != 15)
-    reject_rows(is_wrong, "timestamp", "is not 15 minutes after the row before")
+    step = pd.Timedelta(minutes=15)
+    is_wrong = times.diff().fillna(step) != step  # the first row has no difference
+    reject_rows(is_wrong.to_numpy(), "timestamp", "is not 15 minutes after the row before")
     if len(table) <= READINGS_PER_DAY:
         raise common.ScriptError(
             f"{path}: {len(table)} rows; at least {READINGS_PER_DAY + 1} are needed"

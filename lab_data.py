@@ -144,7 +144,10 @@ def load_labelled_texts(dataset: str, path: Path | None) -> dict[str, list[Label
         files = {"train": path} if path.is_file() else split_files(path, ".csv")
         return {name: read_labelled_texts(file) for name, file in files.items()}
     if dataset == "docstrings":
-        return docstring_texts()
+        return {  # the label is the library
+            name: [LabelledText(f"{row.summary} {row.description}", row.library) for row in rows]
+            for name, rows in split_docstrings(by="group").items()
+        }
     if dataset == "emotion":
         tables = {name: hub_table("dair-ai/emotion", f"split/{name}") for name in SPLITS}
     else:
@@ -421,14 +424,6 @@ def split_docstrings(by: str) -> dict[str, list[Docstring]]:
         part = zlib.crc32(getattr(docstring, by).encode()) % 10  # the same on every machine
         splits["test" if part < 2 else "validation" if part < 4 else "train"].append(docstring)
     return splits
-
-
-def docstring_texts() -> dict[str, list[LabelledText]]:
-    """Return summaries and descriptions; the label is the library."""
-    return {
-        name: [LabelledText(f"{row.summary} {row.description}", row.library) for row in rows]
-        for name, rows in split_docstrings(by="group").items()
-    }
 
 
 def docstring_questions() -> dict[str, list[Question]]:
