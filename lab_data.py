@@ -411,7 +411,9 @@ def split_docstring(text: str) -> tuple[str, str]:
     text = re.sub(r"\A(?:[\w.]+\(.*\n+)+|\.\. .*|:\w+:|[`*]|>>>.*", "", text)  # signatures, markup
     text = re.sub(LIBRARY_NAMES, "library", text, flags=re.IGNORECASE)
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
-    return paragraphs[0], " ".join(paragraphs[1:])
+    # SciPy's notes on deprecated arguments print a set, in another order each time Python starts
+    description = [part for part in paragraphs[1:] if "argument(s) {" not in part]
+    return paragraphs[0], " ".join(description)
 
 
 def split_docstrings(by: str) -> dict[str, list[Docstring]]:
