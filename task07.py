@@ -112,8 +112,13 @@ def generate_answer(
     prompt = PROMPT.format(context=context, question=question)
     if tokenizer.chat_template:  # a chat model answers a user's message
         message = [{"role": "user", "content": prompt}]
-        options = {"add_generation_prompt": True, "enable_thinking": False, "return_dict": True}
-        inputs = tokenizer.apply_chat_template(message, return_tensors="pt", **options)
+        inputs = tokenizer.apply_chat_template(
+            message,
+            add_generation_prompt=True,  # the beginning of the answer
+            enable_thinking=False,  # for models such as Qwen3, which otherwise think aloud first
+            return_dict=True,
+            return_tensors="pt",
+        )
     else:
         inputs = tokenizer(prompt, return_tensors="pt")
     prompt_length = inputs["input_ids"].shape[1]
