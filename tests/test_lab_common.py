@@ -40,16 +40,10 @@ def test_features_equal_those_of_each_text_alone(
             np.testing.assert_allclose(features[name][row], feature, atol=3e-6)
 
 
-@pytest.mark.parametrize(("limit", "positions", "expected"), [(6, 512, 6), (256, 9, 9)])
-def test_long_texts_are_truncated_to_what_the_model_reads(
-    limit: int, positions: int, expected: int, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lab_common, "MAX_TOKENS", limit)
+def test_long_texts_are_truncated_to_the_positions_of_the_model(checkpoints: Path) -> None:
     model, tokenizer = load_pair(checkpoints / ENCODER, AutoModel)
-    tokenizer.model_max_length = 10**30  # as in a checkpoint without tokenizer_config.json
-    model.config.max_position_embeddings = positions
-    (tokens,) = lab_common.tokenize(model, tokenizer, [" ".join(WORDS)])
-    assert len(tokens) == expected
+    model.config.max_position_embeddings = 9
+    assert [len(tokens) for tokens in lab_common.tokenize(model, tokenizer, [SENTENCE])] == [9]
 
 
 def test_text_without_tokens_is_an_error(checkpoints: Path) -> None:
@@ -58,56 +52,34 @@ def test_text_without_tokens_is_an_error(checkpoints: Path) -> None:
         lab_common.tokenize(model, tokenizer, ["a text", ""])
 
 
-@pytest.mark.parametrize(("modes", "pooling", "note"), [
-    (None, mean_pooling, ""),
-    ({"pooling_mode_cls_token": True, "pooling_mode_max_tokens": False}, cls_pooling, ""),
-    ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, mean_pooling, ""),
-    ({"pooling_mode_lasttoken": True}, mean_pooling, "trained with pooling_mode_lasttoken; "),
+POOLING, PROMPTS = "1_Pooling/config.json", "config_sentence_transformers.json"
+
+
+@pytest.mark.parametrize(("file", "settings", "pooling", "note"), [
+    (POOLING, {"pooling_mode_cls_token": True, "pooling_mode_max": False}, cls_pooling, ""),
+    (POOLING, {"pooling_mode_last": True}, mean_pooling, "trained with pooling_mode_last; "),
+    (PROMPTS, {"prompts": {"query": "query: "}}, mean_pooling, "trained with prompts "),
 ])  # fmt: skip
 def test_pooling_is_the_one_that_the_encoder_was_trained_with(
-    modes: dict | None, pooling: lab_common.Pooling, note: str, tmp_path: Path,
+    file: str, settings: dict, pooling: lab_common.Pooling, note: str, tmp_path: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
     model = torch.nn.Module()
     model.name_or_path = str(tmp_path)
-    if modes:
-        (tmp_path / "1_Pooling").mkdir()
-        settings = json.dumps({"word_embedding_dimension": 8} | modes)
-        (tmp_path / "1_Pooling" / "config.json").write_text(settings, encoding="utf-8")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(settings), encoding="utf-8")
     assert lab_common.sentence_pooling(model) is pooling
     err = capsys.readouterr().err
     assert note in err if note else err == ""
 
 
-def test_prompts_of_an_encoder_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    model = torch.nn.Module()
-    model.name_or_path = str(tmp_path)
-    path = tmp_path / "config_sentence_transformers.json"
-    for query, is_noted in (("", False), ("query: ", True)):
-        path.write_text(json.dumps({"prompts": {"query": query}}), encoding="utf-8")
-        assert lab_common.sentence_pooling(model) is mean_pooling
-        assert ("trained with prompts" in capsys.readouterr().err) == is_noted
-
-
-@pytest.mark.parametrize("rows", [1, 50, 1003])
-@pytest.mark.parametrize("with_lengths", [False, True])
-def test_batches_contain_every_row_once_per_epoch_in_new_orders(
-    rows: int, with_lengths: bool
-) -> None:
-    lengths = np.random.default_rng(0).integers(1, 200, rows).tolist() if with_lengths else None
-    batches = lab_common.random_batches(rows, 5, 2, lengths)
-    epochs = batches[: len(batches) // 2], batches[len(batches) // 2 :]
+@pytest.mark.parametrize("lengths", [None, [*range(1003)]])
+def test_batches_contain_every_row_once_per_epoch_in_new_orders(lengths: list[int] | None) -> None:
+    batches = lab_common.random_batches(1003, 5, 2, lengths)
+    epochs = batches[:201], batches[201:]
     for epoch in epochs:
-        assert len(epoch) == -(-rows // 5)
-        assert sorted(chain.from_iterable(epoch)) == list(range(rows))
-    assert rows == 1 or epochs[0] != epochs[1]
-
-
-def test_rows_of_similar_length_share_a_batch() -> None:
-    lengths = np.random.default_rng(0).integers(1, 200, 1003).tolist()
-    batches = lab_common.random_batches(1003, 5, 1, lengths)
-    padded = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
-    assert padded < 1.1 * sum(lengths)
+        assert sorted(chain.from_iterable(epoch)) == list(range(1003))
+    assert epochs[0] != epochs[1]
 
 
 def test_training_takes_one_step_per_batch_and_ends_at_rate_zero() -> None:
