@@ -1,15 +1,12 @@
 """lab_tokenizer.py: the tokens of short texts and of the Inferno."""
 
-import re
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, GPT2Tokenizer
+from transformers import AutoTokenizer
 
-import bundled
 import common
 import inferno
-import lab_tokenizer
 import task04
 import task05
 import task08
@@ -40,13 +37,4 @@ def test_special_tokens_do_not_count_in_the_long_text(
     text = tmp_path / "text.txt"
     text.write_text("la via\nla via\n", encoding="utf-8")
     _, output, _ = run("lab_tokenizer", "--model", checkpoints / task08.TOKENIZER, "--text", text)
-    line = only_line(output, "tokenized line by line")
-    found = re.search(r"([\d,]+) characters, ([\d,]+) tokens", line)
-    assert found
-    assert found.groups() == ("13", "4")  # [CLS] and [SEP] are not in the text
-
-
-def test_parts_of_characters_are_shown_as_dots() -> None:
-    tokenizer = common.load(GPT2Tokenizer, bundled.gpt2_tokenizer())
-    pieces = lab_tokenizer.format_pieces(tokenizer, tokenizer("a\n \N{GRINNING FACE}")["input_ids"])
-    assert pieces == "a|\\n|·|·"
+    assert "13 characters, 4 tokens" in output  # [CLS] and [SEP] are not in the text
