@@ -184,7 +184,10 @@ def test_a_has_the_best_ndcg_of_the_held_out_claims(split: Split, documents: tor
     assert values[lab_retrieval.A.index(a)] == max(values) > min(values)
 
 
-def test_test_judgements_change_no_choice_and_no_weight(folder: Path, run: Run) -> None:
+def test_test_judgements_change_no_choice_and_no_weight(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_retrieval, "A", [0.5, 1.0])  # with 0 the weights would be untrained
     saved = []
     for step in (1, 7):
         write_judgements(folder, "test", {row: row * step % 40 for row in range(30, 60)})
