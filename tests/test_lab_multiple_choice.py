@@ -17,7 +17,7 @@ import lab_data
 import lab_multiple_choice
 from conftest import EXPECTED, SHARED, Run
 from lab_data import Question
-from lab_multiple_choice import EncodedQuestion, Scorer, is_right
+from lab_multiple_choice import EncodedQuestion, Scorer, is_correct
 
 TEXT = "the with their from river water light small house under there which about these"
 WORDS = TEXT.split()
@@ -49,7 +49,9 @@ def write(folder: Path, **splits: Rows) -> None:
 
 def encoded(features: torch.Tensor, answer: int) -> EncodedQuestion:
     """Return a question whose choices have these features, (choices, width), in both views."""
-    return EncodedQuestion("?", ["x"] * len(features), answer, alone=features, paired=features)
+    return EncodedQuestion(
+        "?", ["x"] * len(features), answer, choice_features=features, pair_features=features
+    )
 
 
 @pytest.fixture
@@ -88,14 +90,14 @@ def test_the_dropout_with_the_best_validation_accuracy_is_used(
     best: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train_ranker(questions: object, view: str, dropout: float) -> Scorer:
-        return lambda question: question.paired[:, dropout]  # is right if that is the answer
+        return lambda question: question.pair_features[:, dropout]  # is right if that is the answer
 
     monkeypatch.setattr(lab_multiple_choice, "DROPOUT", range(3))
     monkeypatch.setattr(lab_multiple_choice, "train_ranker", train_ranker)
     answers = {"train": 2, "validation": best, "test": 0}
     splits = {name: [encoded(torch.eye(3), answer)] for name, answer in answers.items()}
-    row = lab_multiple_choice.fit_ranker(splits, "paired", seed=0)
-    assert is_right(row, splits["validation"]).all()
+    row = lab_multiple_choice.fit_ranker(splits, "pair_features", seed=0)
+    assert is_correct(row, splits["validation"]).all()
 
 
 # --- Questions ----------------------------------------------------------------------------------
@@ -151,14 +153,14 @@ def test_features_are_choice_question_product_and_cosine(encoder: Path) -> None:
     for index, choice in enumerate(choices):
         cosine = torch.cosine_similarity(means[0], means[1 + index], dim=0)
         expected = torch.cat([choice, asked, choice * asked, cosine[None]])
-        torch.testing.assert_close(found.paired[index], expected, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(found.alone[index], choice, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.pair_features[index], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.choice_features[index], choice, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("scores", [[1, 2, 0], [2, 2, 0], [0, 2, 2], [0, 0, 0], [math.nan] * 3])
 def test_a_tie_is_wrong(scores: list[float]) -> None:
     questions = [encoded(torch.zeros(3, 1), answer) for answer in range(3)]
-    right = is_right(lambda _: torch.tensor(scores), questions).tolist()
+    right = is_correct(lambda _: torch.tensor(scores), questions).tolist()
     assert right == [False, scores == [1, 2, 0], False]
 
 
@@ -169,8 +171,8 @@ def test_ranker_learns_the_features_of_right_choices() -> None:
         features[answer, 3] += 3
         questions.append(encoded(features, answer))
     common.seed_everything(0)
-    row = lab_multiple_choice.train_ranker(questions, "alone", 0.1)
-    assert is_right(row, questions).mean() > 0.9
+    row = lab_multiple_choice.train_ranker(questions, "choice_features", 0.1)
+    assert is_correct(row, questions).mean() > 0.9
     assert torch.equal(row(questions[0]), row(questions[0]))  # without dropout
 
 
@@ -184,7 +186,7 @@ def test_fine_tuning_learns_which_choice_continues_the_question(encoder: Path) -
     model = common.add_head(AutoModelForMultipleChoice, encoder, {0: "score"})
     tokenizer = common.load(AutoTokenizer, encoder)
     row = lab_multiple_choice.finetune(model, tokenizer, questions, 30, 5e-3)
-    assert is_right(row, questions).mean() > 0.8
+    assert is_correct(row, questions).mean() > 0.8
     assert torch.equal(row(questions[0]), row(questions[0]))  # without dropout
 
 

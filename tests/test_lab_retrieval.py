@@ -165,29 +165,35 @@ def test_settings_are_chosen_with_maps_that_have_not_seen_the_claims(
     def train(start: Any, part: Split, *_: Any) -> list[float]:
         return part.inputs[:, 0].tolist()
 
-    def cosines(known: list[float], inputs: torch.Tensor, _: Any) -> np.ndarray:
+    def cosine_scores(known: list[float], inputs: torch.Tensor, _: Any) -> np.ndarray:
         rows = [names.index(name) for name in inputs[:, 0].tolist()]
         signs = [-1 if names[row] in known else 1 for row in rows]
         return np.array(signs)[:, None] * np.eye(8)[DOCUMENTS][rows]  # (claims, documents)
 
     monkeypatch.setattr(lab_retrieval, "train", train)
     monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: trained)
-    monkeypatch.setattr(lab_retrieval, "cosines", cosines)
-    values, _, weight = lab_retrieval.choose(identity_map(4), split, documents, SETTING, seed=0)
-    assert values == [1.0] * len(lab_retrieval.A)
+    monkeypatch.setattr(lab_retrieval, "cosine_scores", cosine_scores)
+    values, _, weight = lab_retrieval.choose_alpha(
+        identity_map(4), split, documents, SETTING, seed=0
+    )
+    assert values == [1.0] * len(lab_retrieval.ALPHAS)
     assert weight == 0.0  # that of BM25, which ranks at random
 
 
 def test_a_has_the_best_ndcg_of_the_held_out_claims(split: Split, documents: torch.Tensor) -> None:
     setting = Setting("map", 60, 3e-2, 0.1)
-    values, a, _ = lab_retrieval.choose(identity_map(4), split, documents, setting, seed=0)
-    assert values[lab_retrieval.A.index(a)] == max(values) > min(values)
+    values, alpha, _ = lab_retrieval.choose_alpha(
+        identity_map(4), split, documents, setting, seed=0
+    )
+    assert values[lab_retrieval.ALPHAS.index(alpha)] == max(values) > min(values)
 
 
 def test_test_judgements_change_no_choice_and_no_weight(
     folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab_retrieval, "A", [0.5, 1.0])  # with 0 the weights would be untrained
+    monkeypatch.setattr(
+        lab_retrieval, "ALPHAS", [0.5, 1.0]
+    )  # with 0 the weights would be untrained
     saved = []
     for step in (1, 7):
         write_judgements(folder, "test", {row: row * step % 40 for row in range(30, 60)})
@@ -216,7 +222,7 @@ def test_interval_is_that_of_the_paired_differences(capsys: pytest.CaptureFixtur
     first = pd.DataFrame({"nDCG@10": [0.1, 0.5, 0.9], "new": [0.1, np.nan, np.nan]}, index)
     lab_retrieval.print_difference({"x": first, "y": first - 0.1}, "x", "y")
     err = capsys.readouterr().err  # each claim gains the same
-    assert "all claims +0.100 (+0.100 to +0.100), new abstracts +0.100 (+0.100 to +0.100)" in err
+    assert "all claims +0.100 (+0.100 to +0.100), new documents +0.100 (+0.100 to +0.100)" in err
 
 
 # --- Queries --------------------------------------------------------------------------------------
