@@ -6,6 +6,7 @@ import re
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -233,7 +234,9 @@ def test_every_option_of_the_sample_has_an_effect(whole: Path, run: Run) -> None
 # --- Runs ---------------------------------------------------------------------------------------
 
 
-def test_a_whole_run_prints_losses_sample_and_measures(tmp_path: Path, run: Run) -> None:
+def test_a_whole_run_prints_losses_sample_and_measures(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompt = TEXT[200:240]  # which counts neither as written nor copied
     options = ["--text", inferno.VERSES, "--out-dir", tmp_path, "--prompt", prompt]
     _, out, _ = run("dante_gpt", *OPTIONS, *options)
@@ -246,7 +249,9 @@ def test_a_whole_run_prints_losses_sample_and_measures(tmp_path: Path, run: Run)
     assert (tmp_path / "loss.png").exists()
     options += ["--length", "200"]
     sample = run("dante_gpt", "--generate", *options)[1]
+    monkeypatch.setattr(inferno, "print_measures", measure := Mock())
     assert f"\n\n{sample}\n" in run("dante_gpt", "--resume", *options)[1]  # no step is left
+    assert measure.call_args.args[1:] == (learned, held_out)
 
 
 @pytest.mark.parametrize(("options", "expected_code", "message"), [
