@@ -113,10 +113,9 @@ def test_only_training_texts_train(classify: Classify) -> None:
 
 
 def test_features_are_scaled_by_the_training_texts() -> None:
-    features = {"train": np.array([[0.0], [2.0]]), "validation": np.array([[5.0], [7.0]])}
-    scaled = lab_classifier.standardise(
-        features | {"test": np.array([[1.0]])}
-    )  # mean 1, deviation 1
+    features = {"train": np.array([[0.0], [2.0]])}  # mean 1, standard deviation 1
+    features |= {"validation": np.array([[5.0], [7.0]]), "test": np.array([[1.0]])}
+    scaled = lab_classifier.standardise(features)
     assert [scaled[name].ravel().tolist() for name in SPLITS] == [[-1, 1], [4, 6], [0]]
 
 
