@@ -192,7 +192,7 @@ PRINTED = {  # beginnings of lines; the other scripts have their recorded output
     "lab_generation": ["greedy  ", "temperature 2.0  ", "top-p 0.9  "],
     "lab_classifier": ["TF-IDF  ", "layers  "],
     "lab_multiple_choice": ["ranker  ", "McNemar's test, "],
-    "lab_retrieval": ["mean cosine  ", "BM25, k1 ", "BM25 + map, a "],
+    "lab_retrieval": ["mean cosine  ", "BM25, k1 ", "BM25 + map, alpha "],
 }
 
 
