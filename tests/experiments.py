@@ -213,10 +213,11 @@ class Variant:
 
 
 PLAIN = "a plain GPT of the same size"
+NGRAMS = "embeddings of pairs and triples"
 ABLATION = {
     PLAIN: Variant(),
     "dante_gpt.py": Variant(),
-    "embeddings of pairs and triples": Variant(patches={"GPT": NgramGPT}),
+    NGRAMS: Variant(patches={"GPT": NgramGPT}),
     "AdamW everywhere, no Muon": Variant(change=use_adam_for_all),
     "learned positions, not rotary": Variant(
         patches={"GPT": LearnedPositions, "rotate": lambda x, rotation: x}
