@@ -336,3 +336,29 @@ def test_the_recorded_run_is_that_of_the_default_options() -> None:
     recorded = (EXPECTED / "dante_gpt.txt").read_text(encoding="utf-8")
     parameters = sum(weight.numel() for weight in GPT(Config(), 58).parameters())
     assert f"\nGPT, {parameters:,} parameters" in recorded
+
+
+def test_curve_shows_the_loss_of_each_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "save_figure", save := Mock())
+    dante_gpt.draw_curve([[4, 2.0, 3.0]], {}, tmp_path)
+    (axes,) = save.call_args.args[0].axes
+    drawn = {line.get_label(): [*line.get_ydata()] for line in axes.lines}
+    assert drawn == {"training text": [2.0], "validation text": [3.0]}
+
+
+def test_training_loss_is_the_mean_since_the_last_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Training, "step", lambda _, step: float(step))
+    assert [row[1] for row in train(tmp_path).history[:2]] == [1.5, 5.5]  # of steps 0 to 3, 4 to 7
+
+
+def test_frequencies_fall_from_1_to_nearly_a_1024th() -> None:
+    cos, sin = GPT(TINY, SIZE).rotation  # (time, 4) each
+    frequencies = torch.tensor([1, 1024**-0.25, 1024**-0.5, 1024**-0.75])
+    torch.testing.assert_close(torch.atan2(sin[1], cos[1]), frequencies)
+
+
+def test_seed_decides_the_first_weights() -> None:
+    models = [Training(replace(TINY, seed=seed), TEXT, CPU).model for seed in (0, 1)]
+    assert not torch.equal(*(model.embedding.weight for model in models))

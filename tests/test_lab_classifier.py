@@ -17,7 +17,7 @@ import common
 import lab_classifier
 import lab_common
 from conftest import CPU, EXPECTED, Run
-from lab_classifier import MLP, Row, TunedEncoder
+from lab_classifier import MLP, Row, Score, TunedEncoder
 from lab_data import SPLITS
 
 ENCODER, DECODER = "distilbert/distilbert-base-uncased", "openai-community/gpt2"
@@ -227,3 +227,13 @@ def test_model_without_cls_has_no_cls_rows(checkpoints: Path, run: Run, tmp_path
     assert "this model has no [CLS], so its rows are left out" in err
     assert "[CLS]" not in out
     assert "layers   MLP" in out
+
+
+def test_conclusion_about_class_weights_is_about_the_test_texts(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    low, high = Score(0.5, 0.2), Score(0.5, 0.4)
+    plain = Row("mean", "MLP", "", 0, validation=low, test=high, predicted=np.zeros(0))
+    weighted = plain._replace(classifier="MLP, weighted", validation=high, test=low)
+    lab_classifier.print_conclusions([plain, weighted], {"mean": plain})
+    assert "raise macro-F1 in 0 of 1 pairs" in capsys.readouterr().err

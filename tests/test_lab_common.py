@@ -100,3 +100,11 @@ def test_loss_that_is_not_finite_ends_the_training() -> None:
     model = torch.nn.Linear(1, 1)
     with pytest.raises(common.ScriptError, match="the training loss is nan, not a finite number"):
         lab_common.train(model, lambda _: model.weight.sum() * torch.nan, [[0]], 0.01)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_weight_decay_is_the_given_one(decay: float) -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    before = model.weight.item()
+    lab_common.train(model, lambda _: 0 * model.weight.sum(), [[0]] * 10, 0.1, decay)
+    assert (model.weight.item() == before) == (decay == 0)

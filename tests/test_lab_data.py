@@ -14,6 +14,7 @@ import pytest
 
 import common
 import lab_data
+from conftest import EXPECTED
 from lab_data import SPLITS, LabelledText, Question
 
 # --- 1. Files, the Hub, or docstrings ------------------------------------------------------------
@@ -312,3 +313,19 @@ def test_claims_are_summaries_and_test_claims_are_about_other_modules() -> None:
     assert train
     assert test
     assert not train & test
+
+
+def test_names_of_emotions_are_those_of_the_recorded_report() -> None:
+    record = (EXPECTED / "lab_classifier_emotion.txt").read_text(encoding="utf-8")
+    names = re.findall(r"^ +(\w+) +\d\.\d{4}", record, re.MULTILINE)
+    assert tuple(names[:6]) == lab_data.LABELS["emotion"]
+
+
+def test_questions_of_the_hub_keep_their_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hub_table(repository: str, folder: str) -> pd.DataFrame:
+        text = folder.rpartition("/")[2]
+        return pd.DataFrame([{"question_stem": text, "choices": COLUMNS, "answerKey": "B"}])
+
+    monkeypatch.setattr(lab_data, "hub_table", hub_table)
+    splits = lab_data.load_questions("openbookqa", None)
+    assert {name: rows[0].text for name, rows in splits.items()} == {name: name for name in SPLITS}

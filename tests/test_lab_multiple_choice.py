@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,10 @@ def test_training_questions_alone_train_every_model(
 ) -> None:
     def spy(model: torch.nn.Module, *rest: Any) -> None:
         train(model, *rest)
+        counts.append(lab_common.trained_weights(model))
         weights[-1].append(sum(w.double().sum().item() for w in model.parameters()))
 
-    train, weights = lab_common.train, []
+    train, weights, counts = lab_common.train, [], []
     monkeypatch.setattr(lab_common, "train", spy)
     splits = {name: make_rows(seed) for seed, name in enumerate(lab_data.SPLITS)}
     for rows in (splits[changed], make_rows(3)):
@@ -83,6 +85,7 @@ def test_training_questions_alone_train_every_model(
     assert len({*weights[0]}) == len(weights[0])  # other seeds and dropouts, other networks
     is_equal = [first == second for first, second in zip(*weights, strict=True)]
     assert is_equal == [changed != "train"] * (2 * 2 * 4 + 2)  # views, seeds, dropouts; fine-tuned
+    assert counts[-1] < counts[-2]  # LoRA trains fewer
 
 
 @pytest.mark.parametrize("best", range(3))
@@ -239,3 +242,25 @@ def test_output_is_recorded(run: Run) -> None:
     expected = (EXPECTED / "lab_multiple_choice.txt").read_text(encoding="utf-8")
     numbers = [[float(x) for x in re.findall(r"\d+\.\d+", text)] for text in (output, expected)]
     assert numbers[0] == pytest.approx(numbers[1], abs=0.02)
+
+
+@pytest.mark.usefixtures("short_training")
+def test_cosine_finds_a_choice_that_repeats_the_question(
+    run: Run, tmp_path: Path, encoder: Path
+) -> None:
+    splits = {name: make_rows(seed) for seed, name in enumerate(lab_data.SPLITS)}
+    for row in chain(*splits.values()):
+        row["choices"][row["answer"]] = row["question"]
+    write(tmp_path, **splits)
+    _, out, _ = run("lab_multiple_choice", "--data", tmp_path, "--model", encoder)
+    assert re.findall(r"\ncosine +([\d.]+) +([\d.]+)", out) == [("1.000", "1.000")]
+
+
+def test_loss_of_equal_scores_is_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(_: Any, batch_loss: Any, *rest: Any) -> None:
+        losses.append(batch_loss([0]).item())
+
+    losses: list[float] = []
+    monkeypatch.setattr(lab_common, "train", record)
+    lab_multiple_choice.train_ranker([encoded(torch.zeros(2, 8), 0)], "choice_features", 0.0)
+    assert losses == [lab_multiple_choice.MARGIN]

@@ -18,7 +18,7 @@ import common
 import lab_common
 import lab_retrieval
 from conftest import EXPECTED, Run, load_pair, only_line
-from lab_data import Claim
+from lab_data import Claim, Collection
 from lab_retrieval import Setting, Split, identity_map
 
 SETTING = Setting("map", 2, 1e-2, 0.1)
@@ -251,3 +251,29 @@ def test_query_with_other_data_is_a_wrong_option(run: Run) -> None:
     code, out, err = run("lab_retrieval", "--query", "x", "--dataset", "docstrings")
     assert (code, out) == (2, "")
     only_line(err, "--query searches the last run; leave out ")
+
+
+def test_fusion_has_the_alpha_and_the_weight_of_the_held_out_claims(
+    split: Split, documents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [0.0] * len(lab_retrieval.ALPHAS), 0.3, 0.35
+    monkeypatch.setattr(lab_retrieval, "choose_alpha", lambda *_: chosen)
+    result = lab_retrieval.train_and_test(identity_map(4), [split] * 2, documents, SETTING, 0)
+    assert [*result.rows] == ["map, alpha 0.3", "BM25 + map, alpha 0.3, weight 0.35"]
+    assert result.bm25_weight == 0.35
+
+
+def test_of_too_many_claims_evenly_spaced_ones_are_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_retrieval, "MAX_CLAIMS", 10)
+    arguments = lab_retrieval.parse_arguments(["--data", str(folder)])
+    claims = lab_retrieval.load_collection(arguments)[1].claims
+    assert [[*claim.relevant] for claim in claims["train"]] == [[row] for row in range(0, 30, 3)]
+
+
+def test_thinned_collection_has_the_claims_about_its_documents_alone() -> None:
+    claims = [Claim("a", {0: 1, 4: 2}), Claim("b", {0: 1, 1: 1}), Claim("c", {3: 1})]
+    thin = lab_retrieval.thin_out(Collection([*"uvwxyz"], [*"UVWXYZ"], {"test": claims}), 3)
+    assert (thin.titles, thin.abstracts) == ([*"uwy"], [*"UWY"])
+    assert thin.claims == {"test": [Claim("a", {0: 1, 2: 2})]}

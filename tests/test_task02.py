@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from shutil import copytree
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -116,17 +117,21 @@ def test_training_data_and_settings_are_those_of_the_statement(
     assert {len(targets) for _, targets in bar} == {32}
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.param_groups[0]["lr"] == 0.0001
+    run("task02", "--quick", "--data", small_data)
+    np.testing.assert_allclose(calls[3][1].iterable.dataset.tensors[1], readings[96:686], rtol=1e-5)
 
 
 def test_test_mse_is_the_mean_over_all_windows_of_the_test_split(
     run: Run, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task02, "train_epoch", lambda *_: 0.5)
-    monkeypatch.setattr(task02, "predict", lambda _, inputs: inputs[:, -1, 0])  # the last reading
+    predict = Mock(side_effect=lambda _, inputs: inputs[:, -1, 0])  # the last reading
+    monkeypatch.setattr(task02, "predict", predict)
     _, out, _ = run("task02", "--data", small_data)
     changes = pd.read_csv(small_data / "electricity_test.csv")["consumption"].diff()
     found = float(out.split("Test MSE: ")[1])
     assert found == pytest.approx((changes[96:] ** 2).mean(), rel=1e-5)
+    assert predict.call_count == 1  # after the last epoch; the test chooses none
 
 
 @pytest.mark.slow

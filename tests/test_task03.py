@@ -3,12 +3,14 @@
 import contextlib
 import io
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -281,10 +283,13 @@ def test_rows_have_the_mean_error_of_the_networks_and_the_winner_that_of_their_a
 def test_remarks_name_the_hardest_steps(capsys: pytest.CaptureFixture) -> None:
     changes = np.array([10.0, -5, *[1] * 198])  # squares: 100 + 25 + 198
     test = Samples(np.zeros((200, 1)), pd.DatetimeIndex([]), changes)
-    task03.print_remarks(pd.DataFrame(1, [LAST_READING], ["mean", "test MSE"]), test)
+    table = pd.DataFrame({"mean": [1, 2, 0], "test MSE": [1, 0, 2]}, [LAST_READING, "A", "B"])
+    task03.print_remarks(table, test)
     err = capsys.readouterr().err
     assert f"1% of the steps of the test year hold {125 / 323:.0%} of the" in err
     assert f"5% hold {133 / 323:.0%}" in err
+    assert only_line(err, "worse than the last reading in validation").endswith(": A")
+    assert only_line(err, "worse than the last reading in the test year").endswith(": B")
 
 
 # --- Wrong data ----------------------------------------------------------------------------------
@@ -316,3 +321,47 @@ def test_winner_on_the_recordings(
     _, out, _ = run("task03", "--data", recordings)
     assert float(only_line(out, "Test MSE: ")[10:]) <= 0.0240
     assert float(only_line(out, "R-squared: ")[11:]) >= 0.963
+
+
+def test_fitted_baselines_depend_on_the_training_samples() -> None:
+    earlier, later = SAMPLES.part(slice(600)), SAMPLES.part(slice(600, None))
+    first, second = (task03.predict_baselines(train, later) for train in (earlier, SAMPLES))
+    for name in ("AR(96), least squares", "gradient boosting, all inputs"):
+        assert not np.array_equal(first[name], second[name])
+
+
+def test_networks_keep_their_order_when_the_first_is_finished_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def train_network(experiment: Any, inputs: Any, targets: Any, seed: int, device: Any) -> int:
+        time.sleep(0.5 * (seed == 0))  # the first one is finished last
+        return seed
+
+    monkeypatch.setattr(task03, "cpu_count", lambda: 2)
+    monkeypatch.setattr(task03, "train_network", train_network)
+    monkeypatch.setattr(task03.task02, "predict", lambda seed, rows: seed + 0 * rows[:, 0])
+    with joblib.parallel_config("threading"):
+        found = task03.train_and_predict([task03.LSTM], SAMPLES, SAMPLES, range(3), CPU)
+    assert found[task03.LSTM.name][:, 0].tolist() == [0, 1, 2]
+
+
+def test_autoregression_is_least_squares_on_the_last_96_readings() -> None:
+    columns = np.column_stack([SAMPLES.history[:, -96:], np.ones(len(SAMPLES.targets))])
+    weights = np.linalg.lstsq(columns, SAMPLES.targets, rcond=None)[0]
+    found = task03.predict_baselines(SAMPLES, SAMPLES)["AR(96), least squares"]
+    np.testing.assert_allclose(found[0], columns @ weights, atol=1e-3)
+
+
+def test_a_whole_run_validates_at_every_origin(
+    small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(_: Any, train: Samples, later: Samples, *rest: Any) -> Predictions:
+        starts.append(str(later.times[0].date()))
+        names = LAST_READING, *(experiment.name for experiment in task03.NETWORKS)
+        return dict.fromkeys(names, later.targets[None] + 1)
+
+    starts, origins = [], ["2013-12-10", "2013-12-20"]
+    monkeypatch.setattr(task03, "ORIGINS", origins)
+    monkeypatch.setattr(task03, "train_and_predict", predict)
+    task03.main(["--data", str(small_data)])
+    assert starts == [*origins, "2014-01-02"]

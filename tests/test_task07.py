@@ -78,18 +78,28 @@ def test_generated_answer_is_greedy_and_has_at_most_30_tokens(checkpoints: Path,
     assert task07.generate_answer(model, tokenizer, "What?", "It is red.") == expected
 
 
+@pytest.mark.parametrize(("answer", "origin"), [
+    ("closed  to cars", "copied from"),
+    ("When", "not a part of"),  # of the context, but of the question
+])  # fmt: skip
 def test_own_question_about_the_text_of_a_file(
-    run: Run, tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+    answer: str,
+    origin: str,
+    run: Run,
+    tmp_path: Path,
+    checkpoints: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "text.txt").write_text("The bridge was closed\nto cars in 1992.", encoding="utf-8")
-    monkeypatch.setattr(task07, "generate_answer", lambda *_: "closed  to cars")
+    monkeypatch.setattr(task07, "generate_answer", lambda *_: answer)
     models = "--extractive-model", "bundled", "--generative-model", checkpoints / "Qwen/Qwen3-0.6B"
     question = "When was the bridge closed to cars?"
     code, out, err = run("task07", *models, question, "--context", tmp_path / "text.txt")
     assert code == 0
     only_line(out, "Answer extractive question-answering: 1992")
     only_line(err, "extracted: characters 33 to 37")
-    only_line(err, "generated: word by word, copied from the context")
+    only_line(err, f"generated: word by word, {origin} the context")
+    assert "The bundled " not in err  # both models are named
 
 
 def test_long_question_is_an_error(run: Run) -> None:

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -111,3 +112,17 @@ def test_file_in_place_of_the_folder_ends_the_script_before_the_training(
     assert run("task09", "--model", classifier)[:2] == (1, "")
     assert not fine_tune.called
     assert folder.read_text(encoding="utf-8") == "years of work"
+
+
+def test_seed_decides_the_new_head(
+    run: Run, classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fine_tune(model: Any, *_: Any) -> dict[str, float]:
+        heads.append(model.classifier.weight.sum().item())
+        return {"Training": 1.0, "Test": 1.0}
+
+    heads: list[float] = []
+    monkeypatch.setattr(task09, "fine_tune", fine_tune)
+    for seed in (1, 1, 2):
+        run("task09", "--model", classifier, "--seed", seed)
+    assert heads[0] == heads[1] != heads[2]

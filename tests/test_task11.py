@@ -39,6 +39,7 @@ def test_output_without_a_network(run: Run) -> None:
     assert float(out.split()[-1]) == pytest.approx(float(perplexity), rel=1e-5)
     only_line(err, "The bundled ")
     parts = [float(part) for part in re.findall(r"alone: (.*)", err)]
+    assert parts[0] > parts[1]  # the prompt surprises the model more than its own continuation
     mean_loss = sum(map(math.log, parts)) / 2  # prompt and continuation have 10 tokens each
     assert math.exp(mean_loss) == pytest.approx(float(perplexity), abs=0.01)
 

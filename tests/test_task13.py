@@ -45,3 +45,9 @@ def test_wordnet_that_is_damaged_and_no_network_is_a_note(
     line = only_line(capsys.readouterr().err, "METEOR matches words and stems, but no synonyms")
     assert "captive portal" in line
     assert "python -m nltk.downloader wordnet" in line
+
+
+def test_meteor_is_the_mean_over_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task13, "find_wordnet", lambda: task13.NO_SYNONYMS)
+    scores = [task13.meteor(["a b"] * n, ["a b c"] * n)["meteor"] for n in (1, 2)]
+    assert scores[1] == pytest.approx(scores[0])
