@@ -296,11 +296,11 @@ def print_comparison(shown: Correct, hidden: Correct) -> None:
     """Print McNemar's test of the first ranker with and the first without the question."""
     print("\nMcNemar's test, rankers of the first seed: questions that only one answers right")
     print(f"{'':12}{'question shown':>16}{'not shown':>12}{'p':>9}")
-    for name in shown:
-        only_shown, only_hidden, p_value = mcnemar(shown[name][0], hidden[name][0])
+    comparisons = {name: mcnemar(shown[name][0], hidden[name][0]) for name in shown}
+    for name, (only_shown, only_hidden, p_value) in comparisons.items():
         print(f"{name:12}{only_shown:16}{only_hidden:12}{p_value:9.2g}")
     gain = shown["both"][0].mean() - hidden["both"][0].mean()
-    *_, p_value = mcnemar(shown["both"][0], hidden["both"][0])
+    *_, p_value = comparisons["both"]
     evidence = "evidence" if p_value < 0.05 else "no evidence"
     common.note(
         f"the question changes the accuracy on both by {gain:+.3f}: {evidence} of an effect"
