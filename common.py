@@ -247,9 +247,10 @@ def add_head(auto_class: Any, folder: Path, id2label: dict[int, str]) -> "PreTra
     """Return the encoder of a checkpoint with a new head, whose weights are random.
 
     A head is the last layer, which turns hidden states into the outputs of one task. `auto_class`
-    is an Auto class with such a head; `id2label` names its outputs. BERT has another layer below
-    the head, the pooler: the checkpoint's, or a random one, to be trained with the head, if the
-    checkpoint has none. Raises `ScriptError` if the folder contains no checkpoint for it.
+    is an Auto class with such a head; `id2label` names its outputs. `from_pretrained` with as many
+    labels as before would keep the old head. BERT has another layer below the head, the pooler. If
+    the checkpoint has none, it starts at random and is trained with the head. Raises `ScriptError`
+    if the folder contains no checkpoint for this class.
     """
     from transformers import AutoModel
 

@@ -11,9 +11,9 @@ from the characters before it. Read these parts first, in this order: `CausalSel
 
 A first reading can skip the tuning, which the video's GPT does not have. It is marked where it
 stands in the model: positions as rotations (`rotate`), dropout of whole channels, and layers that
-start at zero. Two other parts are an optimiser for matrices (`Muon`) and training on pieces of text
-that do not overlap (`block_start`). `python tests/experiments.py ablation` compares the loss with
-and without each.
+start at zero. Other parts are an optimiser for matrices (`Muon`), a learning rate that rises and
+falls, and training on pieces of text that do not overlap (`block_start`).
+`python tests/experiments.py ablation` compares the loss with and without most of them.
 
 The loss is the mean of -log(probability of the character) over the last tenth of the poem, in nats;
 lower is better. Expect 1.42 to 1.44 nats, depending on the seed: as uncertain as a choice among
@@ -47,12 +47,14 @@ from tqdm import tqdm
 import common
 import inferno
 
-TRAIN_FRACTION = 0.9  # of the text, from its beginning; the rest, for validation, chooses nothing
+# of the text, from its beginning; the rest is called validation text, as in the video, but it
+# chooses nothing here
+TRAIN_FRACTION = 0.9
 NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # baselines for the loss
 EVALUATIONS = 10  # during a run; each saves a checkpoint
 STRIDE = 32  # characters from the start of one evaluation window to the start of the next
 QUICK_STEPS = 100  # of --quick
-MAX_EPOCHS = 37  # at most so many passes over a short text, unless --steps is given
+MAX_EPOCHS = 37  # passes over a short text, unless --steps is given; about those of the Inferno
 SAMPLE_LENGTH, TEMPERATURE, TOP_K = 1000, 0.8, 40
 MEASURED_LENGTH = 5000  # characters of the sample that are measured: about one canto
 CHECKPOINT = "checkpoint.pt"
@@ -106,7 +108,7 @@ class CausalSelfAttention(nn.Module):
 
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-    """Rotate pairs of channels of `x` (…, time, size) by the angles of their positions.
+    """Rotate `x` (…, time, size): channels i and i + size / 2 by the angle of their position.
 
     The product of a rotated query and a rotated key depends on their distance alone. These rotary
     positions (Su et al. 2021) replace the video's embedding of the position.
@@ -135,7 +137,7 @@ class Block(nn.Module):
 
 
 class ChannelDropout(nn.Dropout):
-    """Dropout of whole channels of (batch, time, channel); tuning.
+    """Dropout of whole channels of (batch, time, channel), at all positions of a text; tuning.
 
     It needs few random numbers, so it is fast on a CPU.
     """
@@ -189,7 +191,8 @@ def generate(
         logits, indices = model(context)[0, -1].sort(descending=True)  # (vocab_size,) each
         choice = torch.zeros(1, dtype=torch.long, device=tokens.device)  # the most likely one
         if temperature > 0:
-            scaled = (logits - logits[0])[:top_k] / temperature  # (top_k,), at most 0
+            # (top_k,); at most 0, so that even a tiny temperature gives no infinity
+            scaled = (logits - logits[0])[:top_k] / temperature
             choice = torch.multinomial(scaled.softmax(0), 1)  # (1,)
         tokens = torch.cat([tokens, indices[choice][None]], dim=1)  # (1, time + 1)
         yield int(tokens[0, -1])
@@ -208,7 +211,7 @@ def encode(text: str, characters: str) -> list[int]:
     """Return the number of each character. Raises `ScriptError` for one not in `characters`."""
     if unknown := sorted(set(text) - set(characters)):
         names = ", ".join(map(repr, unknown))
-        raise common.ScriptError(f"the training text does not contain {names}; change --prompt")
+        raise common.ScriptError(f"the text does not contain {names}; change --prompt")
     numbers = {character: number for number, character in enumerate(characters)}
     return [numbers[character] for character in text]
 
@@ -219,7 +222,8 @@ def block_start(number: int, length: int, config: Config) -> int:
     Each pass over the text cuts it into blocks side by side, at another offset and in another
     order, so that no character is used twice in a pass.
     """
-    blocks = (length - 1) // config.block_size - 1  # per pass
+    # per pass; each target is the next character, and the offset takes up to a block
+    blocks = (length - 1) // config.block_size - 1
     generator = np.random.default_rng([config.seed, number // blocks])
     offset = int(generator.integers(config.block_size))
     return offset + config.block_size * int(generator.permutation(blocks)[number % blocks])
@@ -227,22 +231,25 @@ def block_start(number: int, length: int, config: Config) -> int:
 
 @torch.inference_mode()
 def validation_loss(
-    model: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor, start: int, block: int
+    model: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor, start: int, block_size: int
 ) -> float:
     """Return the mean loss over `tokens[start:]`, in nats per character.
 
-    Windows of a block's length start `STRIDE` characters apart, and only the last `STRIDE`
-    predictions of each count. So each character is predicted once, from nearly a full block.
+    Windows of `block_size` characters start `STRIDE` characters apart, and only the last `STRIDE`
+    predictions of each count. So each character is predicted once, from nearly a full block. For
+    example, with a start of 10, windows of 4 and a stride of 2, the first window reads characters 7
+    to 10, and its predictions of 10 and 11 count. The next reads 9 to 12, for 12 and 13.
     """
-    stride = min(STRIDE, block)
-    tokens = tokens[start - 1 - (block - stride) :]  # the context may lie before `start`
-    inputs = F.pad(tokens[:-1], (0, stride - 1)).unfold(0, block, stride)  # (windows, block)
-    targets = F.pad(tokens[1:], (0, stride - 1), value=-100).unfold(0, block, stride)
+    stride = min(STRIDE, block_size)
+    tokens = tokens[start - 1 - (block_size - stride) :]  # the context may lie before `start`
+    # the end is padded, so that the last window is full; its targets of -100 do not count
+    inputs = F.pad(tokens[:-1], (0, stride - 1)).unfold(0, block_size, stride)  # (windows, block)
+    targets = F.pad(tokens[1:], (0, stride - 1), value=-100).unfold(0, block_size, stride)
     total = 0.0
     for batch, expected in zip(inputs.split(64), targets[:, -stride:].split(64), strict=True):
         logits = model(batch)[:, -stride:].flatten(0, 1)  # (batch * stride, vocab_size)
         total += F.cross_entropy(logits, expected.flatten(), reduction="sum").item()  # skips -100
-    return total / (len(tokens) - 1 - (block - stride))
+    return total / (len(tokens) - 1 - (block_size - stride))
 
 
 # --- Training -----------------------------------------------------------------------------------
@@ -273,8 +280,9 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)
                 average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                # Nesterov's momentum: the average, moved once more towards the gradient
                 update = orthogonalise(weight.grad.lerp(average, group["momentum"]))
-                height, width = weight.shape
+                height, width = weight.shape  # a tall matrix takes larger steps
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.sub_(update, alpha=group["lr"] * max(1, height / width) ** 0.5)
 
@@ -317,10 +325,10 @@ class Training:
         """Train on one batch and return its loss. Its random numbers depend on seed and step."""
         config = self.config
         seed = np.random.SeedSequence([config.seed, step]).generate_state(1)[0]
-        torch.manual_seed(int(seed))  # of the dropout
+        torch.manual_seed(int(seed))  # of the dropout; a resumed run draws the same numbers
         numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
         starts = [block_start(number, self.train_length, config) for number in numbers]
-        windows = self.tokens.unfold(0, config.block_size + 1, 1)[starts]  # (batch, block + 1)
+        windows = torch.stack([self.tokens[i : i + config.block_size + 1] for i in starts])
         inputs, targets = windows[:, :-1], windows[:, 1:]  # (batch, block) each
         logits = self.model.train()(inputs)  # (batch, block, vocab_size), with dropout
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
@@ -428,7 +436,10 @@ def make_config(arguments: argparse.Namespace, length: int) -> Config:
 
 
 def write(model: GPT, characters: str, length: int, arguments: argparse.Namespace) -> Iterator[str]:
-    """Yield the characters that continue the prompt, which by default is a line break."""
+    """Yield the characters that continue the prompt.
+
+    Without a prompt they follow the first character of the vocabulary, usually a line break.
+    """
     prompt = encode(arguments.prompt or characters[0], characters)
     tokens = torch.tensor([prompt], device=model.head.weight.device)  # (1, time)
     options = arguments.temperature, arguments.top_k
@@ -469,7 +480,6 @@ def main(argv: list[str] | None = None) -> int:
     # 1. The text, the model and the baselines
     text = inferno.load(arguments.text)
     train, validation = split(text)
-    encode(arguments.prompt, text)  # fail before the training, not after it
     checkpoint = load_checkpoint(folder, device) if arguments.resume else None
     config = checkpoint["config"] if checkpoint else make_config(arguments, len(train))
     if len(text) < (shortest := 10 * (config.block_size + 1)):
@@ -480,6 +490,7 @@ def main(argv: list[str] | None = None) -> int:
     training = Training(config, text, device)
     if checkpoint:
         training.load(checkpoint)
+    encode(arguments.prompt, training.characters)  # fail before the training, not after it
     print(f"{len(train):,} characters to train on, {len(validation):,} to validate on")
     print("validation loss             nats per character")
     baselines = {name: inferno.ngram_loss(train, validation, n) for name, n in NGRAMS.items()}
@@ -499,7 +510,7 @@ def main(argv: list[str] | None = None) -> int:
     name = f"GPT, {parameters:,} parameters"
     print(f"{name:24}{training.history[-1][2]:8.4f}")
 
-    # 3. A sample, and what it shows
+    # 3. A sample and its measures
     torch.manual_seed(config.seed)
     length = max(arguments.length, MEASURED_LENGTH)
     sample = "".join(write(training.model, training.characters, length, arguments))

@@ -1,8 +1,8 @@
 """Lab exercise 3.1: classify texts by the features of a frozen encoder, and in other ways.
 
 An encoder turns each text into features once. It is *frozen*: only a shallow classifier is trained
-on the features, a logistic regression or an MLP with one hidden layer. On emotion, the choice of
-the features matters more than the choice of the classifier:
+on the features, a logistic regression or an MLP with one hidden layer; on counts of words it is a
+linear SVM. On emotion, the choice of the features matters more than the choice of the classifier:
 
 - [CLS]: the last hidden state of the first token, which BERT puts before every text. The bundled
   encoder was not trained to use it; it was trained with mean pooling.
@@ -126,7 +126,7 @@ class TunedEncoder(ClassifierMixin, BaseEstimator):
         """Train on texts and their labels (texts,) from 0."""
         self.tokenizer_ = common.load(AutoTokenizer, self.folder)
         encoder = common.load(AutoModel, self.folder).to(self.device)
-        encoder.pooler = None  # a layer of BERT that mean pooling does not use
+        encoder.pooler = None  # BERT's, which mean pooling does not use, would count as trained
         if self.kind == "LoRA":
             lab_common.add_lora(encoder)
         self.classes_ = np.unique(labels)
@@ -158,7 +158,7 @@ class TunedEncoder(ClassifierMixin, BaseEstimator):
 
 
 # Candidates, of which the validation texts choose one. To try another classifier, which must accept
-# `class_weight`, add it here and to step 3 of `main`.
+# `class_weight`, add it here and to step 3 of `main`, and its settings to `benchmark`.
 CLASSIFIERS = {
     "linear SVM": [LinearSVC(C=c) for c in (0.1, 0.3, 1.0, 3.0)],  # small C: small weights
     "logistic regression": [
@@ -283,9 +283,10 @@ def print_table(rows: list[Row]) -> None:
 
 
 def print_conclusions(rows: list[Row], best_of: dict[str, Row]) -> None:
-    """Print on standard error what the table shows. `best_of` has the best row of each features."""
+    """Print conclusions on standard error. `best_of` has the best row of each kind of features."""
     accuracies = ", ".join(f"{kind} {row.test.accuracy:.3f}" for kind, row in best_of.items())
     common.note(f"test accuracy of the best classifier on each kind of features: {accuracies}")
+    # the row with class weights follows the one without
     pairs = [pair for pair in pairwise(rows) if pair[1].classifier.endswith("weighted")]
     raised = sum(weighted.test.macro_f1 > plain.test.macro_f1 for plain, weighted in pairs)
     common.note(f"class weights raise macro-F1 in {raised} of {len(pairs)} pairs of rows")
@@ -366,7 +367,8 @@ def main(argv: list[str] | None = None) -> int:
     print_table(rows)
     kinds = ("TF-IDF", *frozen, *tuned_kinds)
     best_of = {kind: best(row for row in rows if row.features == kind) for kind in kinds}
-    families = (["TF-IDF"], [*frozen], [*tuned_kinds])  # the best row of each is shown in detail
+    # the best row of words, of frozen features and of fine-tuned encoders is shown in detail
+    families = (["TF-IDF"], [*frozen], [*tuned_kinds])
     shown = [best(best_of[kind] for kind in family) for family in families if family]
     for row in shown:
         print(f"\n{row.features}, {row.classifier}")

@@ -5,7 +5,7 @@ probable one. It soon repeats itself: once a sentence has occurred twice, a thir
 probable. Sampling draws the token by its probability. The temperature divides the scores from which
 the probabilities are computed. Below 1 it favours the likely tokens; above 1 it makes all tokens
 more alike, until the text is noise. Most of the nonsense comes from the many unlikely tokens. Top-k
-keeps only the k most likely ones, and top-p the fewest that have the probability p together.
+keeps only the k most likely ones, and top-p the most likely ones, until they sum to p.
 
     python lab_generation.py
     python lab_generation.py "The night was dark"   another beginning of the text
@@ -75,11 +75,12 @@ def distinct_2(tokens: list[int]) -> float:
 
 def longest_repeat(tokens: list[int]) -> int:
     """Return the length of the longest sequence that occurs twice; the two may overlap."""
-    for length in range(1, len(tokens) + 1):
+    longest = 0
+    for length in range(1, len(tokens)):
         sequences = [tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1)]
-        if len(set(sequences)) == len(sequences):
-            return length - 1
-    return 0
+        if len(set(sequences)) < len(sequences):
+            longest = length
+    return longest
 
 
 @torch.inference_mode()
@@ -90,6 +91,7 @@ def measure(model: PreTrainedModel, tokens: torch.Tensor, start: int) -> dict[st
     entropy is the loss that the model expects before it sees the token: how uncertain it is. Both
     use the model's own distribution, at temperature 1, and are means over the tokens.
     """
+    # the logits at each position predict the next token
     logits = model(tokens[None]).logits[0, start - 1 : -1]  # (new, vocabulary)
     log_probabilities = logits.log_softmax(-1)  # (new, vocabulary)
     losses = -log_probabilities.gather(1, tokens[start:, None])  # (new, 1)
@@ -112,16 +114,16 @@ def print_table(means: pd.DataFrame, deviations: pd.DataFrame) -> None:
 
 
 def print_conclusions(means: pd.DataFrame) -> None:
-    """Print what the table shows in three lines on standard error."""
+    """Print conclusions on standard error."""
     repeat, loss = means["longest repeat"].round(2), means["loss"].round(2)
     entropy = means["entropy"].round(2)
-    own, hot, nucleus = "temperature 1.0", "temperature 2.0", "top-p 0.9"
+    own, hot, top_p = "temperature 1.0", "temperature 2.0", "top-p 0.9"
     common.note(f"longest repeat: greedy {repeat['greedy']} tokens, {own} {repeat[own]}")
     common.note(
         f"{own} samples from the model's own predictions, so the loss, {loss[own]}, is about the "
         f"entropy, {entropy[own]}"
     )
-    common.note(f"loss: {hot} {loss[hot]}, {own} {loss[own]}, {nucleus} {loss[nucleus]}")
+    common.note(f"loss: {hot} {loss[hot]}, {own} {loss[own]}, {top_p} {loss[top_p]}")
 
 
 def draw_measures(means: pd.DataFrame, deviations: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 Each choice gets a score, and the choice with the highest score is the answer. A tie is wrong. The
 rows of the table compute the scores in different ways:
 
+- the longest: the score is the length of the choice.
 - cosine: a pretrained encoder turns each text into a vector, its features. The score is the cosine
   similarity of question and choice. The encoder is frozen: nothing is trained.
 - ranker: a shallow network on the frozen features of question and choice. It is trained with the
@@ -10,7 +11,7 @@ rows of the table compute the scores in different ways:
 - ranker, question not shown: the same, on the features of the choice alone. It measures how well
   right choices can be recognised by their wording.
 - LoRA and fine-tuned, with --finetune: the encoder reads question and choice together and is
-  trained. LoRA trains only two narrow matrices next to each weight matrix.
+  trained. LoRA trains only two narrow matrices next to each weight matrix, and the head.
 
 Chance is the accuracy of guessing. McNemar's test compares two rankers by the questions that only
 one of them answers right: if these are about as many for both, neither is shown to be better.
@@ -153,14 +154,14 @@ def add_features(
     return encoded
 
 
-def train_ranker(questions: list[EncodedQuestion], view: str, dropout: float) -> Scorer:
+def train_ranker(questions: list[EncodedQuestion], inputs: str, dropout: float) -> Scorer:
     """Train a network to score the right choice of a question above the wrong ones.
 
-    Its inputs are the `view` of a choice, "choice_features" or "pair_features".
+    `inputs` names the features that it reads, "choice_features" or "pair_features".
     """
     right, wrong = [], []  # features of the right choice and of a wrong one, for every pair
     for question in questions:
-        choices = getattr(question, view)  # (choices, width)
+        choices = getattr(question, inputs)  # (choices, width)
         is_wrong = torch.arange(len(choices)) != question.answer  # (choices,)
         wrong.append(choices[is_wrong])  # (choices - 1, width)
         right.append(choices[question.answer].expand_as(wrong[-1]))
@@ -183,18 +184,18 @@ def train_ranker(questions: list[EncodedQuestion], view: str, dropout: float) ->
     batches = lab_common.random_batches(len(right_features), RANKER_BATCH_SIZE, RANKER_EPOCHS)
     lab_common.train(network.train(), batch_loss, batches, RANKER_LEARNING_RATE)
     network.eval()
-    return lambda question: network(getattr(question, view)).squeeze(1)
+    return lambda question: network(getattr(question, inputs)).squeeze(1)
 
 
-def fit_ranker(splits: Splits, view: str, seed: int) -> Scorer:
+def fit_ranker(splits: Splits, inputs: str, seed: int) -> Scorer:
     """Train a ranker with each dropout; return the one with the best validation accuracy."""
     rankers = []
     for dropout in DROPOUT:
         common.seed_everything(seed)
-        rankers.append(train_ranker(splits["train"], view, dropout))
+        rankers.append(train_ranker(splits["train"], inputs, dropout))
     accuracies = [is_correct(ranker, splits["validation"]).mean() for ranker in rankers]
     best = int(np.argmax(accuracies))
-    common.note(f"ranker on {view}, seed {seed}: validation chose dropout {DROPOUT[best]}")
+    common.note(f"ranker on {inputs}, seed {seed}: validation chose dropout {DROPOUT[best]}")
     return rankers[best]
 
 
@@ -210,7 +211,8 @@ def read_together(
         max_length=min(lab_common.MAX_TOKENS, common.context_length(model, tokenizer)),
         return_tensors="pt",
     ).to(model.device)
-    # the head scores each choice independently, so one call can hold the choices of many questions
+    # The model expects (questions, choices, time). Its head scores each choice independently, so
+    # the choices of all questions are passed as those of one: (1, all choices, time).
     scores = model(**{name: rows.unsqueeze(0) for name, rows in inputs.items()}).logits[0]
     return list(scores.split([len(question.choices) for question in questions]))
 
@@ -247,6 +249,7 @@ def is_correct(scorer: Scorer, questions: list[EncodedQuestion]) -> np.ndarray:
     right = []
     for question in questions:
         scores = scorer(question)  # (choices,)
+        # only the right choice itself is as high
         right.append((scores >= scores[question.answer]).sum().item() == 1)
     return np.array(right)
 
@@ -260,8 +263,8 @@ def evaluate(runs: list[Scorer], splits: Splits) -> Correct:
 def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
     """Return how many questions only `first` and only `second` answers right, and the p-value.
 
-    McNemar's exact test: a small p-value says that a fair coin, thrown for each of these questions,
-    would rarely give counts as unequal.
+    This is McNemar's exact test. If both were equally good, a coin could decide each of these
+    questions. A small p-value says that a coin would rarely give counts as unequal.
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     p_value = binomtest(only_first, max(1, only_first + only_second)).pvalue
@@ -287,8 +290,8 @@ def print_table(results: dict[str, Correct], splits: Splits) -> None:
             deviation = f" ± {accuracies.std(ddof=1):.3f}" if len(accuracies) > 1 else ""
             print(f"{accuracies.mean():9.3f}{deviation:8}", end="")
         count = right["test"].shape[1]
-        test = binomtest(round(right["test"].mean() * count), count)
-        interval = test.proportion_ci(method="wilson")
+        successes = round(right["test"].mean() * count)
+        interval = binomtest(successes, count).proportion_ci(method="wilson")
         print(f"  {interval.low:.3f} to {interval.high:.3f}")
 
 

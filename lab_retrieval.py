@@ -15,7 +15,8 @@ Two of three test claims are about a document that is relevant to a training cla
 only remembers these documents looks good. So the settings of trained models are chosen on held-out
 training claims, about documents that are relevant to no claim trained on. The column `new` shows
 the test claims about such new documents. The second table and the picture show nDCG@10 from the
-untrained map, the identity (alpha = 0), to the trained one (alpha = 1).
+untrained map, the identity (alpha = 0), to the trained one (alpha = 1). A smaller alpha keeps more
+of the untrained map, so less is only remembered.
 
     python lab_retrieval.py
     python lab_retrieval.py --query "Vitamin D protects against colds."   after a run: the best five
@@ -93,12 +94,12 @@ class Split(NamedTuple):
     """Claims, and how the two kinds of retrieval read them."""
 
     claims: list[Claim]
-    bm25: np.ndarray  # scores, (claims, documents)
+    bm25_scores: np.ndarray  # (claims, documents)
     inputs: torch.Tensor | np.ndarray  # of the trained model: features (claims, width), or texts
 
     def part(self, rows: np.ndarray) -> "Split":
         """Return some of the claims."""
-        return Split([self.claims[row] for row in rows], self.bm25[rows], self.inputs[rows])
+        return Split([self.claims[row] for row in rows], self.bm25_scores[rows], self.inputs[rows])
 
 
 def thin_out(collection: Collection, size: int) -> Collection:
@@ -174,24 +175,24 @@ def split_words(texts: list[str]) -> list[list[str]]:
     return bm25s.tokenize(texts, return_ids=False, **options)
 
 
-def bm25(documents: list[list[str]], claims: list[list[str]], k1: float, b: float) -> np.ndarray:
-    """Return the BM25 scores of words, (claims, documents) (Robertson and Zaragoza 2009).
+def bm25(documents: list[list[str]], queries: list[list[str]], k1: float, b: float) -> np.ndarray:
+    """Return the BM25 scores of documents: (queries, documents) (Robertson and Zaragoza 2009).
 
-    Each word of the claim adds its rarity times its frequency in the document; k1 limits the
-    frequency, and b relates it to the length of the document.
+    `queries` are the words of claims. Each word adds its rarity times its frequency in the
+    document; k1 limits the frequency, and b relates it to the length of the document.
     """
     if not any(documents):
         raise common.ScriptError("the documents have no words for BM25")
     index = bm25s.BM25(k1=k1, b=b)
     index.index(documents, show_progress=False)
-    ids = [index.get_tokens_ids(words) for words in claims]  # of the words that documents have
+    ids = [index.get_tokens_ids(words) for words in queries]  # of the words that documents have
     return np.stack([index.get_scores_from_ids(row) for row in ids])
 
 
 def choose_bm25(
     documents: list[list[str]], queries: list[list[str]], claims: list[Claim]
 ) -> tuple[float, float]:
-    """Return the k1 and the b with the best mean nDCG@10. `queries` are the words of the claims."""
+    """Return the k1 and the b with the best mean nDCG@10 of these claims."""
     pairs = product(K1, B)
     return max(pairs, key=lambda pair: mean_ndcg(bm25(documents, queries, *pair), claims))
 
@@ -256,7 +257,7 @@ def train(
     nearly as close as the relevant ones matter.
     """
     common.seed_everything(seed)
-    model = copy.deepcopy(untrained).eval()  # without dropout
+    model = copy.deepcopy(untrained).eval()  # no dropout: alpha = 0 must be the model as it is
 
     def batch_loss(batch: list[int]) -> torch.Tensor:
         targets = torch.zeros(len(batch), len(documents), device=documents.device)
@@ -324,14 +325,15 @@ def choose_alpha(
     models = [train(untrained, split.part(kept), documents, setting, seed) for kept, _ in folds]
 
     def held_out_scores(alpha: float) -> np.ndarray:
-        scores = np.empty_like(split.bm25)  # (claims, documents)
+        scores = np.empty_like(split.bm25_scores)  # (claims, documents)
         for model, (_, held_out) in zip(interpolate(untrained, models, alpha), folds, strict=True):
             scores[held_out] = cosine_scores(model, split.inputs[held_out], documents)
         return scores
 
     values = [mean_ndcg(held_out_scores(alpha), split.claims) for alpha in ALPHAS]
     best = ALPHAS[int(np.argmax(values))]
-    return values, best, choose_bm25_weight(split.bm25, held_out_scores(best), split.claims)
+    weight = choose_bm25_weight(split.bm25_scores, held_out_scores(best), split.claims)
+    return values, best, weight
 
 
 def measure_models(
@@ -339,11 +341,12 @@ def measure_models(
 ) -> pd.DataFrame:
     """Return the measures of the test claims for the model of each seed."""
     cosines = (cosine_scores(model, test.inputs, documents) for model in models)
-    return measure([fuse(test.bm25, scores, bm25_weight) for scores in cosines], test.claims)
+    fused = [fuse(test.bm25_scores, scores, bm25_weight) for scores in cosines]
+    return measure(fused, test.claims)
 
 
 class Result(NamedTuple):
-    """What a training leads to."""
+    """The results of a trained model."""
 
     rows: dict[str, pd.DataFrame]  # measures of the test claims, without and with BM25
     curve: pd.DataFrame  # mean nDCG@10 for each of `ALPHAS`
@@ -403,7 +406,7 @@ def print_difference(rows: dict[str, pd.DataFrame], name: str, baseline: str) ->
 
 
 def draw_curve(curve: pd.DataFrame) -> None:
-    """Draw the columns of a table against its index, and mark the chosen alpha."""
+    """Draw the columns of a table against alpha, and mark the chosen one."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for name in curve:
@@ -445,7 +448,8 @@ def answer_query(query: str, path: Path, device: torch.device) -> None:
     scores = fuse(sparse, dense, saved["weight"])[0]  # (documents,)
     for index in np.argsort(-scores, kind="stable")[:SHOWN]:
         sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9])", collection.abstracts[index])
-        vectors = encode_sentences([query, *sentences])  # (1 + sentences, width)
+        # (1 + sentences, width); without the map, which was trained on whole documents
+        vectors = encode_sentences([query, *sentences])
         closest = sentences[int((vectors[1:] @ vectors[0]).argmax())]
         print(f"{scores[index]:6.3f}  {common.printable(collection.titles[index])}")
         print(f"        {common.printable(closest)}")
@@ -491,7 +495,7 @@ def main(argv: list[str] | None = None) -> int:
     """Rank the documents in every way; with --query, show the best documents for one query."""
     arguments = parse_arguments(argv)
     device = common.select_device(arguments.device)
-    path = common.RESULTS / f"lab_retrieval{'_quick' * arguments.quick}.pt"  # for --query
+    path = common.RESULTS / ("lab_retrieval_quick.pt" if arguments.quick else "lab_retrieval.pt")
     if arguments.query is not None:
         answer_query(arguments.query, path, device)
         return 0
@@ -519,14 +523,14 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. Fusion: the weight of BM25 is chosen on the training claims
     pooling = lab_common.sentence_pooling(encoder)  # the one that the encoder was trained with
-    pooling_name = next(kind for kind in POOLINGS if POOLINGS[kind] is pooling)
+    pooling_name = "[CLS]" if pooling is lab_common.cls_pooling else "mean"
     documents = normalize(features["documents"][pooling_name])  # (documents, width)
     splits = [Split(claims[s], bm25_scores[s], features[s][pooling_name]) for s in claims]
     training, test = splits
     scores = cosine_scores(identity, training.inputs, documents)
-    weight = choose_bm25_weight(training.bm25, scores, training.claims)
-    untrained_rows = f"{pooling_name} cosine", f"BM25 + {pooling_name} cosine, weight {weight:g}"
-    rows[untrained_rows[1]] = measure_models([identity], test, documents, weight)
+    weight = choose_bm25_weight(training.bm25_scores, scores, training.claims)
+    baselines = f"{pooling_name} cosine", f"BM25 + {pooling_name} cosine, weight {weight:g}"
+    rows[baselines[1]] = measure_models([identity], test, documents, weight)
 
     # 4. Training: alpha and the weight of BM25 are chosen on held-out training claims
     results = {"map": train_and_test(identity, splits, documents, MAP_SETTING, arguments.seed)}
@@ -543,7 +547,7 @@ def main(argv: list[str] | None = None) -> int:
     for kind, result in results.items():
         print(f"\nnDCG@10 of the {kind} between untrained (alpha = 0) and trained (1)")
         print(result.curve.to_string(float_format="{:.4f}".format))
-        for row, baseline in zip(result.rows, untrained_rows, strict=True):
+        for row, baseline in zip(result.rows, baselines, strict=True):
             print_difference(rows, row, baseline)
     result = results["map"]
     draw_curve(result.curve)

@@ -46,8 +46,9 @@ def make_batches(dataset: TensorDataset, size: int) -> DataLoader:
             f"{len(dataset)} training windows do not fill a batch of {size}; use more data"
         )
     sampler = BatchSampler(RandomSampler(dataset), size, drop_last=True)
-    # DataLoader(dataset, size, shuffle=True, drop_last=True) would look up one window at a time.
-    # This sampler yields the indices of a whole batch; None says that the loader makes no batches.
+    # DataLoader(dataset, size, shuffle=True, drop_last=True) would look up one window at a time,
+    # which is slower. This sampler yields the indices of a whole batch; None says that the loader
+    # makes no batches.
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
@@ -94,12 +95,13 @@ def main(argv: list[str] | None = None) -> int:
         datasets.append(common.sequence_dataset(windows, targets, device))
     train_set, test_set = datasets
     if arguments.quick:
-        train_set = TensorDataset(*train_set[: int(QUICK_FRACTION * len(train_set))])
+        count = int(QUICK_FRACTION * len(train_set))
+        train_set = TensorDataset(*train_set[:count])  # a slice is a tuple of tensors
 
     common.seed_everything(arguments.seed)
     torch.set_num_threads(1)  # the matrices are too small to be worth sharing between threads
     model = common.ConsumptionLSTM().to(device)
-    # fused: one kernel updates all weights, which is faster
+    # fused: all weights are updated in one operation, which is faster
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, fused=True)
     loader = make_batches(train_set, BATCH_SIZE)
     epochs = 1 if arguments.quick else EPOCHS

@@ -1,7 +1,7 @@
 """Task 03: experiments towards a better model of the electricity consumption.
 
 The table compares baselines, the LSTM of task 02, MLPs (fully connected layers) and MLPs with GRUs
-(recurrent layers). From "MLP on the change" on, each network changes one thing in the one above it.
+(recurrent layers). After "MLP on the change", each network changes one thing in the one above it.
 The customer's habits change, so no single period represents the year to come. Hence validation data
 are the last quarters of 2011, 2012 and 2013. For each of them, every model is trained on all
 readings before it.
@@ -44,7 +44,7 @@ import electricity
 import task02
 
 DAY = electricity.READINGS_PER_DAY
-HISTORY = 28 * DAY + 1  # readings before a target that a model may use: four weeks
+HISTORY = 28 * DAY + 1  # readings before a target that a model may use: four weeks, and one more
 ORIGINS = ["2011-10-01", "2012-10-01", "2013-10-01"]  # training ends and validation begins
 VALIDATION = pd.Timedelta(days=92)  # October to December
 SEEDS = 3  # networks of each kind that are tested: --seed, --seed + 1 and so on
@@ -87,42 +87,47 @@ def split_at(samples: Samples, origin: str) -> tuple[Samples, Samples]:
 class MLP(nn.Sequential):
     """Two hidden layers: (batch, inputs) to (batch,)."""
 
-    def __init__(self, inputs: int, dropout: float) -> None:
+    def __init__(self, input_size: int, dropout: float) -> None:
         layers: list[nn.Module] = []
-        for width in (inputs, HIDDEN_SIZE):  # (batch, width) to (batch, HIDDEN_SIZE)
+        for width in (input_size, HIDDEN_SIZE):  # (batch, width) to (batch, HIDDEN_SIZE)
             layers += [nn.Linear(width, HIDDEN_SIZE), nn.SiLU(), nn.Dropout(dropout)]
-        super().__init__(*layers, nn.Linear(HIDDEN_SIZE, 1), nn.Flatten(0))
+        super().__init__(
+            *layers, nn.Linear(HIDDEN_SIZE, 1), nn.Flatten(0)
+        )  # (batch, 1) to (batch,)
 
 
 class Task02LSTM(nn.Sequential):
     """The LSTM of task 02, which reads one input at a time: (batch, inputs) to (batch,)."""
 
-    def __init__(self, inputs: int, dropout: float) -> None:
-        super().__init__(nn.Unflatten(1, (inputs, 1)), common.ConsumptionLSTM())
+    def __init__(self, input_size: int, dropout: float) -> None:  # this network has no dropout
+        super().__init__(nn.Unflatten(1, (input_size, 1)), common.ConsumptionLSTM())
 
 
-class GRUEncoder(nn.Module):
+class MLPWithGRUs(nn.Module):
     """An MLP that also gets the last hidden states of GRUs: (batch, inputs) to (batch,).
 
     A GRU is a recurrent layer like an LSTM, with one kind of memory. The first reads the past days
-    in order. With `hours`, a second reads the last two hours.
+    in order. With `hours`, a second reads the last two hours. The inputs must be those of `SHORT`:
+    30 readings of past days, 8 recent ones, and the calendar.
     """
 
-    def __init__(self, inputs: int, dropout: float, hours: bool = False) -> None:
+    def __init__(self, input_size: int, dropout: float, hours: bool = False) -> None:
         super().__init__()
         self.days_gru = nn.GRU(3, GRU_SIZE, batch_first=True)
         self.hours_gru = nn.GRU(1, GRU_SIZE, batch_first=True) if hours else None
-        self.mlp = MLP(inputs + GRU_SIZE * (1 + hours), dropout)
+        self.mlp = MLP(input_size + GRU_SIZE * (1 + hours), dropout)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predict from the readings of the past days, then the recent ones, then the calendar."""
         start = 3 * len(PAST_DAYS)  # three readings of each past day
         days = inputs[:, :start].unflatten(1, (-1, 3))  # (batch, day, 3), the oldest day first
-        columns = [inputs, self.days_gru(days)[1][0]]  # (batch, inputs), (batch, GRU_SIZE)
+        _, state = self.days_gru(days)  # (1, batch, GRU_SIZE)
+        columns = [inputs, state[0]]  # (batch, inputs), (batch, GRU_SIZE)
         if self.hours_gru is not None:
             changes = inputs[:, start : start + RECENT - 1]  # differences from the last reading
             changes = nn.functional.pad(changes, (0, 1))  # (batch, RECENT); its own is 0
-            columns.append(self.hours_gru(changes.unsqueeze(-1))[1][0])  # (batch, GRU_SIZE)
+            _, state = self.hours_gru(changes.unsqueeze(-1))  # (1, batch, GRU_SIZE)
+            columns.append(state[0])
         return self.mlp(torch.cat(columns, dim=1))
 
 
@@ -151,17 +156,19 @@ LSTM = Experiment(
     batch_size=task02.BATCH_SIZE,
     learning_rate=task02.LEARNING_RATE,
 )
+CHANGE = Experiment("MLP on the change")
 # From here on, each experiment is a copy of the one before with one field changed. To try your own,
 # add another copy, and list it in NETWORKS.
-CHANGE = Experiment("MLP on the change")
 CALENDAR = replace(CHANGE, name="+ calendar", calendar=True)
 WEEK = replace(CALENDAR, name="+ yesterday, last week", past_days=(1, 7))
 TEN_DAYS = replace(WEEK, name="+ ten past days", past_days=PAST_DAYS)
 SHORT = replace(TEN_DAYS, name="+ only 2 hours of readings", readings=RECENT)
 DROPOUT = replace(SHORT, name="+ dropout", dropout=0.2)
 ONE_CYCLE = replace(DROPOUT, name="+ one-cycle schedule", one_cycle=True)
-DAYS_GRU = replace(ONE_CYCLE, name="+ GRU over the ten days", network=GRUEncoder)
-TWO_GRUS = replace(DAYS_GRU, name="+ GRU over the 2 hours", network=partial(GRUEncoder, hours=True))
+DAYS_GRU = replace(ONE_CYCLE, name="+ GRU over the ten days", network=MLPWithGRUs)
+TWO_GRUS = replace(
+    DAYS_GRU, name="+ GRU over the 2 hours", network=partial(MLPWithGRUs, hours=True)
+)
 NETWORKS = [LSTM, CHANGE, CALENDAR, WEEK, TEN_DAYS, SHORT, DROPOUT, ONE_CYCLE, DAYS_GRU, TWO_GRUS]
 
 
@@ -172,12 +179,14 @@ def make_inputs(samples: Samples, experiment: Experiment) -> tuple[np.ndarray, n
     `experiment.change`.
     """
     offsets = set(range(-experiment.readings, 0))  # the target has the offset 0
+    # around the same time on each past day: for day 1 the offsets -97, -96 and -95
     offsets |= {near - DAY * day for day in experiment.past_days for near in (-1, 0, 1)}
     inputs = samples.history[:, sorted(offsets)]  # (rows, offsets), a copy, the oldest first
-    level: np.ndarray = inputs[:, -1] * experiment.change  # (rows,)
+    level = inputs[:, -1].copy() if experiment.change else np.zeros_like(inputs[:, -1])  # (rows,)
     inputs[:, :-1] -= level[:, None]  # the last reading stays, so that the model knows the level
     if experiment.calendar:
         angle = 2 * np.pi * (samples.times.hour * 60 + samples.times.minute).to_numpy() / 1440
+        # on a circle 23:45 is near 00:00; faster waves allow several peaks a day
         waves = [wave(k * angle) for k in (1, 2, 3, 4) for wave in (np.sin, np.cos)]
         weekday = np.eye(7)[samples.times.day_of_week]  # (rows, 7)
         inputs = np.column_stack([inputs, *waves, weekday]).astype("float32")
@@ -238,8 +247,10 @@ def train_and_predict(
     def jobs() -> Iterator[tuple]:
         for experiment in experiments:
             inputs, level = make_inputs(train, experiment)
-            arguments = experiment, inputs, train.targets - level
-            yield from (delayed(train_network)(*arguments, seed, device) for seed in seeds)
+            for seed in seeds:  # `delayed` stores a call, which a process makes later
+                yield delayed(train_network)(
+                    experiment, inputs, train.targets - level, seed, device
+                )
 
     warnings.filterwarnings("ignore", module="joblib.parallel")  # unused results, after Ctrl-C
     workers = min(MAX_WORKERS, cpu_count()) if device.type == "cpu" else 1
@@ -255,13 +266,14 @@ def train_and_predict(
     for experiment in experiments:
         inputs, level = make_inputs(later, experiment)  # (rows, inputs), (rows,)
         rows = torch.from_numpy(inputs).to(device)
+        # the networks are in the order of `jobs`: all seeds of one experiment, then the next
         outputs = [task02.predict(networks.pop(0), rows).cpu().numpy() for _ in seeds]
         predictions[experiment.name] = level + np.stack(outputs)
     return predictions
 
 
 def print_remarks(table: pd.DataFrame, test: Samples) -> None:
-    """Print on standard error which steps make up the test error, and which rows are useless."""
+    """Print how few steps hold the error of the last reading, and which rows are worse than it."""
     errors = np.sort((test.targets - test.history[:, -1]) ** 2)[::-1]  # (rows,), the largest first
     first, second = (errors[: len(errors) // n].sum() / errors.sum() for n in (100, 20))
     common.note(
@@ -346,8 +358,7 @@ def main(argv: list[str] | None = None) -> int:
     for origin, (earlier, quarter) in splits.items():
         predictions = train_and_predict(experiments, earlier, quarter, seeds[:1], device)
         errors[origin] = {
-            name: mean_squared_error(quarter.targets, models[0])
-            for name, models in predictions.items()
+            name: mean_squared_error(quarter.targets, rows[0]) for name, rows in predictions.items()
         }
     # 2. The winner is the network with the lowest mean error.
     table = pd.DataFrame(errors)  # (rows, origins)
@@ -356,13 +367,14 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. Every choice is made. Train every row again, on all years, and use the test year once.
     data = pd.concat([train_frame, test_frame], ignore_index=True)
-    test = make_samples(data).part(slice(DAY - len(test_frame), None))  # the targets of task 02
+    count = len(test_frame) - DAY  # as in task 02, whose windows end a day later
+    test = make_samples(data).part(slice(-count, None))
     predictions = train_and_predict(experiments, train, test, seeds, device)
-    for name, models in predictions.items():
-        test_errors = pd.Series([mean_squared_error(test.targets, model) for model in models])
+    for name, rows in predictions.items():  # (networks, rows)
+        test_errors = pd.Series([mean_squared_error(test.targets, row) for row in rows])
         table.loc[name, "test MSE"] = test_errors.mean()
         table.loc[name, "±"] = test_errors.std()
-        table.loc[name, "R-squared"] = np.mean([r2_score(test.targets, model) for model in models])
+        table.loc[name, "R-squared"] = np.mean([r2_score(test.targets, row) for row in rows])
     print(table.to_string(float_format="{:.4f}".format, na_rep="-"))
     predicted = predictions[winner].mean(0)  # (rows,), the average of the networks
     print(f"Winner: {winner}, average of {len(seeds)} networks")

@@ -6,7 +6,7 @@ pipeline's steps: find the settings for summaries that the checkpoint contains, 
 before the text, generate, and decode.
 
 If the T5 cannot be downloaded, the bundled encoder selects sentences of the text. It cannot write.
-Such an extractive summary copies whole sentences. A written one may say what the text does not.
+Such an extractive summary copies whole sentences. A written one may contain errors.
 
     python task04.py
     python task04.py "A long text. It has many sentences."        summarise your own text

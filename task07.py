@@ -59,7 +59,9 @@ def best_span(
     log p(answer) = log p(first token) + log p(last token).
     """
     is_option = in_context.clone()  # (time,)
-    is_option[0] = True  # [CLS], which stands for "the context contains no answer"
+    # [CLS] stands for "the context contains no answer". It takes probability from all spans of a
+    # window without the answer, although it is no span itself.
+    is_option[0] = True
     starts = start_logits.masked_fill(~is_option, -torch.inf).log_softmax(0).tolist()  # (time,)
     ends = end_logits.masked_fill(~is_option, -torch.inf).log_softmax(0).tolist()  # (time,)
     tokens = in_context.nonzero().flatten().tolist()  # the positions of the context, in order
@@ -93,15 +95,18 @@ def extract(
     del windows["overflow_to_sample_mapping"]  # no input of the model
     answers = []
     for window, encoding in enumerate(windows.encodings):
-        inputs = {name: torch.tensor([ids[window]]) for name, ids in windows.items()}  # (1, time)
-        output = model(**{name: row.to(model.device) for name, row in inputs.items()})
+        inputs = {
+            name: torch.tensor([rows[window]], device=model.device)  # (1, time)
+            for name, rows in windows.items()
+        }
+        output = model(**inputs)  # start_logits and end_logits: (1, time)
         # sequence_ids are 0 for the question, 1 for the context, None for [CLS] and [SEP]
         in_context = torch.tensor([part == 1 for part in encoding.sequence_ids]).to(model.device)
-        score, first, last = best_span(output.start_logits[0], output.end_logits[0], in_context)
-        # whole words, as a token may be a piece of a word; 1 means the context again
-        start, _ = encoding.word_to_chars(encoding.token_to_word(first), 1)
-        _, end = encoding.word_to_chars(encoding.token_to_word(last), 1)
-        answers.append((math.exp(score), start, end))
+        log_p, first, last = best_span(output.start_logits[0], output.end_logits[0], in_context)
+        # whole words, as a token may be a piece of a word
+        start, _ = encoding.word_to_chars(encoding.token_to_word(first), sequence_index=1)
+        _, end = encoding.word_to_chars(encoding.token_to_word(last), sequence_index=1)
+        answers.append((math.exp(log_p), start, end))
     return max(answers)  # the most probable one
 
 
@@ -163,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
 
     common.note(f"extracted: characters {start} to {end}, probability {probability:.3f}")
     origin = "copied from" if generated in common.printable(context) else "not a part of"
-    common.note(f"generated: word by word, {origin} the context")
+    common.note(f"generated: token by token, {origin} the context")
     return 0
 
 

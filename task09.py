@@ -2,9 +2,9 @@
 
 Four texts cannot teach a model what unhappy customers write. So the training starts from an encoder
 that was fine-tuned for sentiment, and separates unhappy from happy texts already. The four texts
-only teach which of the two groups has which label. The old head, the last layer, which turns a
-hidden state into a score for each label, is replaced by a new one: its label 1 is a happy text, and
-our label 1 is high risk.
+only teach which of the two groups has which label. The head is the last layer, which turns a hidden
+state into a score for each label. The old head is replaced, because its label 1 is a happy text. In
+the new head label 1 is high risk.
 
     python task09.py
     python task09.py --model bundled                  a smaller encoder, without a network
@@ -79,8 +79,13 @@ def fine_tune(
             save_strategy="no",
             disable_tqdm=False,  # show a progress bar in any kind of terminal
         )
-        sets = {"train_dataset": train_rows, "eval_dataset": test_rows}
-        trainer = Trainer(model, arguments, compute_metrics=accuracy, **sets)
+        trainer = Trainer(
+            model,
+            arguments,
+            train_dataset=train_rows,
+            eval_dataset=test_rows,
+            compute_metrics=accuracy,
+        )
         trainer.train()
         test, training = trainer.evaluate(), trainer.evaluate(train_rows)
     return {"Training": training["eval_accuracy"], "Test": test["eval_accuracy"]}
@@ -99,7 +104,8 @@ def predict(
         common.note(f"the model reads {longest} tokens of a text; the rest is cut off")
     settings = task08.SETTINGS | {"padding": True, "max_length": longest}  # whole texts
     inputs = tokenizer(texts, return_tensors="pt", **settings).to(model.device)  # (texts, time)
-    return model.eval()(**inputs).logits.softmax(-1).cpu()
+    model.eval()  # without dropout
+    return model(**inputs).logits.softmax(-1).cpu()
 
 
 def print_predictions(

@@ -71,6 +71,7 @@ def log_likelihood(
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
     if model.config.is_encoder_decoder:  # the decoder writes the label
         answer = tokenizer(label, return_tensors="pt")["input_ids"].to(model.device)  # (1, answer)
+        # with `labels`, the logits at each position predict the answer's token at this position
         logits = model(**inputs, labels=answer).logits[0]  # (answer, vocabulary)
     else:  # the label continues the line of the prompt
         answer = tokenizer(f" {label}", add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -78,7 +79,7 @@ def log_likelihood(
         tokens = torch.cat([inputs["input_ids"], answer], dim=1)  # (1, prompt + answer)
         common.check_length(model, tokenizer, tokens.shape[1])
         # The logits at each position predict the token at the next one. So those that predict the
-        # answer begin one position before it, and the last ones predict what follows the answer.
+        # answer begin one position before it, and the last ones are left out.
         logits = model(tokens).logits[0, -answer.shape[1] - 1 : -1]  # (answer, vocabulary)
     # the cross-entropy is the negative log-probability
     return -float(torch.nn.functional.cross_entropy(logits, answer[0], reduction="sum"))

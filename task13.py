@@ -4,7 +4,7 @@ The right metric depends on the task:
 
 - A summary should contain the content of the reference, so ROUGE counts the words they share.
 - A translation may use other words. METEOR knows word stems and synonyms, so it is better than
-  BLEU, which counts equal words. BLEU is printed below it for comparison.
+  BLEU, which counts equal sequences of one to four words. BLEU is printed below it for comparison.
 - An extracted answer is a part of a text. Exact match measures whether it is right, and F1 whether
   it is partly right.
 
@@ -73,7 +73,10 @@ def rouge(predictions: list[str], references: list[str]) -> dict[str, float]:
     """
     names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
     scorer = RougeScorer(names)
-    scores = list(map(scorer.score, references, predictions))
+    scores = [
+        scorer.score(reference, prediction)
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
     return {name: fmean(score[name].fmeasure for score in scores) for name in names}
 
 
@@ -126,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     common.argument_parser(__doc__).parse_args(argv)
 
     print("Scenario 1, a summary: ROUGE, the overlap of words, pairs and sequences")
-    metric = common.local_metric(rouge)
+    metric = common.local_metric(rouge)  # with the interface of the library evaluate
     scores = metric.compute(predictions=SUMMARY_PREDICTIONS, references=SUMMARY_REFERENCES)
     for name, value in scores.items():
         print(f"{name}: {value}")
@@ -135,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     metric = common.local_metric(meteor)
     scores = metric.compute(predictions=TRANSLATION_GENERATED, references=TRANSLATION_REFERENCE)
     print(f"METEOR: {scores['meteor']}")
-    scores = bleu(TRANSLATION_GENERATED, [TRANSLATION_REFERENCE])
+    scores = bleu(TRANSLATION_GENERATED, [TRANSLATION_REFERENCE])  # one list for each text
     print(f"BLEU: {scores['bleu']} (no four words in a row are in common)")
 
     print("\nScenario 3, an extracted answer: exact match, then F1 for partly right answers")

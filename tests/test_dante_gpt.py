@@ -256,7 +256,7 @@ def test_a_whole_run_prints_losses_sample_and_measures(
 
 @pytest.mark.parametrize(("options", "expected_code", "message"), [
     ("--resume", 1, "checkpoint.pt: no such checkpoint; train first"),
-    ("--prompt ß中", 1, "the training text does not contain 'ß', '中'; change --prompt"),
+    ("--prompt ß中", 1, "the text does not contain 'ß', '中'; change --prompt"),
     ("--block-size 4096", 1, "with --block-size 4096 at least 40,970 are needed"),
     ("--n-embd 20 --n-head 4", 2, "--n-embd must be a multiple of twice --n-head"),
 ])  # fmt: skip

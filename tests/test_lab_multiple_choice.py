@@ -49,7 +49,7 @@ def write(folder: Path, **splits: Rows) -> None:
 
 
 def encoded(features: torch.Tensor, answer: int) -> EncodedQuestion:
-    """Return a question whose choices have these features, (choices, width), in both views."""
+    """Return a question whose choices have these features of both kinds, (choices, width)."""
     return EncodedQuestion(
         "?", ["x"] * len(features), answer, choice_features=features, pair_features=features
     )
@@ -84,7 +84,7 @@ def test_training_questions_alone_train_every_model(
         assert run("lab_multiple_choice", *options)[0] == 0
     assert len({*weights[0]}) == len(weights[0])  # other seeds and dropouts, other networks
     is_equal = [first == second for first, second in zip(*weights, strict=True)]
-    assert is_equal == [changed != "train"] * (2 * 2 * 4 + 2)  # views, seeds, dropouts; fine-tuned
+    assert is_equal == [changed != "train"] * (2 * 2 * 4 + 2)  # inputs, seeds, dropouts; fine-tuned
     assert counts[-1] < counts[-2]  # LoRA trains fewer
 
 
@@ -92,7 +92,7 @@ def test_training_questions_alone_train_every_model(
 def test_the_dropout_with_the_best_validation_accuracy_is_used(
     best: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train_ranker(questions: object, view: str, dropout: float) -> Scorer:
+    def train_ranker(questions: object, inputs: str, dropout: float) -> Scorer:
         return lambda question: question.pair_features[:, dropout]  # is right if that is the answer
 
     monkeypatch.setattr(lab_multiple_choice, "DROPOUT", range(3))

@@ -98,7 +98,7 @@ def test_own_question_about_the_text_of_a_file(
     assert code == 0
     only_line(out, "Answer extractive question-answering: 1992")
     only_line(err, "extracted: characters 33 to 37")
-    only_line(err, f"generated: word by word, {origin} the context")
+    only_line(err, f"generated: token by token, {origin} the context")
     assert "The bundled " not in err  # both models are named
 
 
