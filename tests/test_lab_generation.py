@@ -73,3 +73,19 @@ def test_run_prints_a_text_and_the_mean_measures_of_each_setting(
     assert f"{(count + 1) / 2:.2f} ± {pd.Series(range(count)).std():.2f}" in row
     assert output.count(":\nMy text") == len(SETTINGS)
     assert (common.RESULTS / "lab_generation.png").exists()
+
+
+def test_only_top_k_and_top_p_leave_out_tokens(checkpoints: Path) -> None:
+    model, tokenizer = load_pair(checkpoints / MODEL)
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    options = {"output_scores": True, "return_dict_in_generate": True}
+    kept = {}
+    for name in ("temperature 1.0", "top-k 50", "top-p 0.9"):
+        output = lab_generation.generate(model, inputs, SETTINGS[name] | options, 1)
+        kept[name] = output.scores[0].isfinite().sum().item()  # of the first new token
+    with torch.inference_mode():
+        logits = model(**inputs).logits[0, -1]  # (vocabulary,)
+        logits[tokenizer.eos_token_id] = -torch.inf  # no text ends early
+    nucleus = 1 + (logits.softmax(0).sort(descending=True)[0].cumsum(0) < 0.9).sum().item()
+    assert nucleus > 50  # otherwise a top-k of 50, the default of transformers, changes nothing
+    assert kept == {"temperature 1.0": len(logits) - 1, "top-k 50": 50, "top-p 0.9": nucleus}

@@ -277,3 +277,31 @@ def test_thinned_collection_has_the_claims_about_its_documents_alone() -> None:
     thin = lab_retrieval.thin_out(Collection([*"uvwxyz"], [*"UVWXYZ"], {"test": claims}), 3)
     assert (thin.titles, thin.abstracts) == ([*"uwy"], [*"UWY"])
     assert thin.claims == {"test": [Claim("a", {0: 1, 2: 2})]}
+
+
+def test_ndcg_is_1_if_ten_of_twelve_relevant_documents_come_first() -> None:
+    ranks, grades = np.arange(1, 13), np.array([2] * 10 + [1] * 2)
+    assert lab_retrieval.ndcg(ranks, grades) == pytest.approx(1)
+
+
+def test_training_is_without_dropout(split: Split, documents: torch.Tensor) -> None:
+    starts = [torch.nn.Sequential(torch.nn.Dropout(p), identity_map(4)) for p in (0.0, 0.5)]
+    first, second = (
+        lab_retrieval.train(start, split, documents, SETTING, seed=0)[1].weight for start in starts
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, torch.eye(4))
+
+
+def test_weight_of_bm25_is_chosen_with_the_best_alpha(
+    split: Split, documents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let a map rank the document of a claim first with the alpha 0.3, and last with others."""
+    monkeypatch.setattr(lab_retrieval, "train", lambda *_: None)
+    monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: [a] * len(trained))
+    monkeypatch.setattr(
+        lab_retrieval, "cosine_scores", lambda a, rows, _: (1 if a == 0.3 else -1) * np.eye(8)[rows]
+    )
+    split = split._replace(inputs=np.array(DOCUMENTS))
+    _, alpha, weight = lab_retrieval.choose_alpha(identity_map(4), split, documents, SETTING, 0)
+    assert (alpha, weight) == (0.3, 0.0)
