@@ -130,6 +130,7 @@ def test_copies_and_words_by_hand() -> None:
     assert inferno.copied_fraction("too short", source) == 0
     assert inferno.known_word_fraction("Che' piu` PIU' 7 vita!", "la vita, che' piu`") == 3 / 4
     assert inferno.known_word_fraction("perché è", "perche` e`") == 1
+    assert inferno.known_word_fraction("la la la vita", "la") == 3 / 4  # each time it occurs
 
 
 def test_terza_rima_by_hand() -> None:

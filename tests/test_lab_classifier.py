@@ -179,7 +179,8 @@ def test_mlp_has_dropout_in_training_alone() -> None:
 def test_finetuning_is_on_the_label_of_each_text(
     kind: str, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, texts, labels = Mock(), WORDS[:4], np.array([0, 2, 1, 0])
+    texts = [" ".join(WORDS[:count]) for count in (9, 1, 4, 2)]  # padded in a batch
+    train, labels = Mock(), np.array([0, 2, 1, 0])
     monkeypatch.setattr(lab_common, "train", train)
     tuned = TunedEncoder(checkpoints / ENCODER, kind, 1, CPU).fit(texts, labels)
     network, batch_loss = train.call_args.args[:2]
