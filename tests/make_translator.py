@@ -2,15 +2,22 @@
 
     python tests/make_translator.py FOLDER
     python tests/make_translator.py FOLDER --start TRANSLATOR    train a translator further
+    python tests/make_translator.py FOLDER --start TRANSLATOR --back-translate
 
 FOLDER contains es-en.tsv, es-bg.tsv and en-bg.tsv. Each line is a sentence, its translation and the
 source of the pair, separated by tabs. The program trains a Marian model from Spanish to English and
 to Bulgarian, saves it in DATA/bundled/translator and prints its scores on held-out sentences. The
 training is saved in results/make_translator/ until it ends, and continues from there. Takes hours.
+
+Few pairs of everyday sentences are Spanish and Bulgarian. With --back-translate the program trains
+a copy of the translator from English to Spanish. It translates the English sentences of en-bg.tsv,
+and writes them with their Bulgarian translations, which are by people, to
+results/back-translated.tsv. The next training reads these pairs too (Sennrich et al. 2016).
 """
 
 import io
 import json
+import math
 import re
 import shutil
 import sys
@@ -40,15 +47,14 @@ import task06
 import task12
 
 STATE = common.RESULTS / "make_translator"
+BACK_TRANSLATED = common.RESULTS / "back-translated.tsv"
 SAVE_EVERY = 600  # seconds
 EVERYDAY = {"tatoeba", "tatoeba-test2021", "tatoeba-laser", "tatoeba-pivot", "join", "join2"}
 WEIGHTS = {  # mean number of times that a pair of a source is read per epoch; the others: once
-    ("es-bg", "join"): 4.0,
-    ("es-bg", "tatoeba-pivot"): 4.0,
+    ("es-bg", "join"): 2.0,
+    ("es-bg", "tatoeba-pivot"): 2.0,
     ("es-bg", "refugee-phrasebook"): 3.0,
-    ("en-bg", "tatoeba"): 2.0,
-    ("en-bg", "tatoeba-test2021"): 2.0,
-    ("en-bg", "tatoeba-laser"): 2.0,
+    ("es-bg", "join2"): 2.0,
     ("es-en", "tatoeba"): 0.4,
     ("es-en", "tatoeba-test2021"): 0.4,
 } | {  # pages of the web, and course texts that a language model translated: jargon and headings
@@ -62,7 +68,8 @@ WEIGHTS = {  # mean number of times that a pair of a source is read per epoch; t
         ("ms-security-101", 0.2),
     )
 }
-TARGETS = {"en": ">>eng<<", "bg": ">>bul<<"}  # the first token of the source names the target
+# The first token of the source names the target. Spanish is the target of back-translation alone.
+TARGETS = {"en": ">>eng<<", "bg": ">>bul<<", "es": ">>bul<<"}
 HELD_OUT = 20  # one of so many everyday Spanish sentences is held out for the test, one to watch
 LATIN_PIECES, CYRILLIC_PIECES = 6000, 3000  # of Spanish and of English each, of Bulgarian
 LONGEST = 64  # pieces of a sentence
@@ -71,6 +78,7 @@ STEPS, WARM_UP = 2600, 100  # the rate rises, and then falls to 0 linearly
 MUON_RATE, ADAM_RATE = 0.01, 0.002
 SMOOTHING = 0.1  # of the labels
 NO_PERIOD = 0.1  # probability that a pair is read without its final periods
+SAMPLED = (0.5, 0.3)  # probability that source and target are cut at random, if it is Bulgarian
 BEAMS, MAX_LENGTH = 4, 100  # of the translations
 
 
@@ -95,6 +103,8 @@ def load_pairs(folder: Path) -> dict[str, list[Pair]]:
     pairs = {}
     for name in ("es-en", "es-bg", "en-bg"):
         lines = common.read_text(folder / f"{name}.tsv").splitlines()
+        if name == "es-bg" and BACK_TRANSLATED.exists():
+            lines += common.read_text(BACK_TRANSLATED).splitlines()
         source, target = name.split("-")
         pairs[name] = [
             Pair(left, right, source, target, WEIGHTS.get((name, origin), 1.0), origin in EVERYDAY)
@@ -204,38 +214,50 @@ class Tokens(NamedTuple):
 
     source: list[int]
     target: list[int]
-    weight: float
 
 
-def encode_pairs(tokenizer: MarianTokenizer, pairs: list[Pair]) -> list[tuple[Tokens, Tokens]]:
-    """Return the pieces of each pair, with and without its final periods."""
-    encoded = []
-    for strip in (False, True):
-        texts = [[text.removesuffix(".") if strip else text for text in pair[:2]] for pair in pairs]
-        sources = [f"{TARGETS[p.language]} {s}" for p, (s, _) in zip(pairs, texts, strict=True)]
-        spanish, english = tokenizer(sources), tokenizer(text_target=sources)
-        inputs = [
-            (spanish if pair.source_language == "es" else english)["input_ids"][number]
-            for number, pair in enumerate(pairs)
-        ]
-        targets = tokenizer(text_target=[target for _, target in texts])["input_ids"]
-        weights = [pair.weight for pair in pairs]
-        encoded.append([Tokens(*row) for row in zip(inputs, targets, weights, strict=True)])
-    whole = zip(*encoded, strict=True)
-    return [both for both in whole if max(map(len, both[0][:2])) <= LONGEST]
+def encode(
+    tokenizer: MarianTokenizer, text: str, language: str, is_sampled: bool = False
+) -> list[int]:
+    """Return the numbers of the pieces of a text, and that of the end of a sentence.
+
+    With `is_sampled` the text is cut at random, so that the model sees other pieces of the same
+    words in each epoch (Kudo 2018).
+    """
+    processor = tokenizer.spm_source if language == "es" else tokenizer.spm_target
+    sampling = {"enable_sampling": True, "alpha": 0.2, "nbest_size": -1} if is_sampled else {}
+    pieces = processor.encode(text, out_type=str, **sampling)
+    return [*tokenizer.convert_tokens_to_ids(pieces), tokenizer.eos_token_id]
 
 
-def make_batches(pairs: list[tuple[Tokens, Tokens]], epoch: int) -> list[list[Tokens]]:
+def encode_source(tokenizer: MarianTokenizer, pair: Pair, is_sampled: bool = False) -> list[int]:
+    """Return the number of the token that names the target, and those of the source's pieces."""
+    first = tokenizer.convert_tokens_to_ids(TARGETS[pair.language])
+    return [first, *encode(tokenizer, pair.source, pair.source_language, is_sampled)]
+
+
+def encode_pair(tokenizer: MarianTokenizer, pair: Pair, random: np.random.Generator) -> Tokens:
+    """Return the pieces of a pair, sometimes without its final periods or cut at random."""
+    source, target = pair.source, pair.target
+    if random.random() < NO_PERIOD:
+        source, target = source.removesuffix("."), target.removesuffix(".")
+    are_sampled = random.random(2) < SAMPLED if pair.language == "bg" else (False, False)
+    return Tokens(
+        encode_source(tokenizer, pair._replace(source=source), are_sampled[0]),
+        encode(tokenizer, target, pair.language, are_sampled[1]),
+    )
+
+
+def make_batches(tokenizer: MarianTokenizer, pairs: list[Pair], epoch: int) -> list[list[Tokens]]:
     """Return the batches of an epoch in random order, each of pairs of similar length."""
     random = np.random.default_rng([0, epoch])
-    weights = np.array([each[0].weight for each in pairs])
-    counts = np.floor(weights + random.random(len(pairs))).astype(int)
-    is_stripped = random.random(len(pairs)) < NO_PERIOD
+    counts = [math.floor(pair.weight + random.random()) for pair in pairs]
     rows = [
-        both[int(s)]
-        for both, n, s in zip(pairs, counts, is_stripped, strict=True)
-        for _ in range(n)
+        encode_pair(tokenizer, pair, random)
+        for pair, count in zip(pairs, counts, strict=True)
+        for _ in range(count)
     ]
+    rows = [row for row in rows if max(map(len, row)) <= LONGEST]
     order = random.permutation(len(rows))
     rows = sorted((rows[i] for i in order), key=lambda row: (len(row.target), len(row.source)))
     batches: list[list[Tokens]] = [[]]
@@ -312,12 +334,31 @@ def translate(
     model.eval()
     translations = []
     for start in range(0, len(pairs), 50):
-        rows = [f"{TARGETS[p.language]} {p.source}" for p in pairs[start : start + 50]]
-        options = {"return_tensors": "pt", "padding": True, "truncation": True}
-        inputs = tokenizer(rows, **options).to(model.device)
+        rows = pairs[start : start + 50]
+        inputs = lab_common.pad_batch([encode_source(tokenizer, p) for p in rows], model.device)
         tokens = model.generate(**inputs, num_beams=beams, do_sample=False, max_length=MAX_LENGTH)
-        translations += tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        for pair, row in zip(rows, tokens, strict=True):
+            processor = tokenizer.spm_source if pair.language == "es" else tokenizer.spm_target
+            pieces = tokenizer.convert_ids_to_tokens(row, skip_special_tokens=True)
+            translations.append(processor.decode(pieces))
     return translations
+
+
+def back_translate(training: Training, tokenizer: MarianTokenizer, pairs: list[Pair]) -> None:
+    """Train a translator from English to Spanish, and write Spanish and Bulgarian pairs."""
+    everyday = [pair for pair in pairs if pair.is_everyday]
+    reverse = [
+        Pair(p.target, p.source, "en", "es", 1.0, True) for p in everyday if p.language == "en"
+    ]
+    for loss in train(training, tokenizer, reverse):
+        print(f"step {training.step}: loss {loss:.3f}", flush=True)
+    rows = [pair for pair in everyday if (pair.source_language, pair.language) == ("en", "bg")]
+    english = [pair._replace(language="es") for pair in rows]
+    spanish = translate(training.model, tokenizer, english, beams=1)
+    lines = [
+        f"{s}\t{pair.target}\tback-translated\n" for s, pair in zip(spanish, rows, strict=True)
+    ]
+    BACK_TRANSLATED.write_text("".join(lines), encoding="utf-8")
 
 
 def chrf(model: MarianMTModel, tokenizer: MarianTokenizer, pairs: list[Pair], beams: int) -> float:
@@ -326,11 +367,11 @@ def chrf(model: MarianMTModel, tokenizer: MarianTokenizer, pairs: list[Pair], be
     return sacrebleu.corpus_chrf(translate(model, tokenizer, pairs, beams), [references]).score
 
 
-def endless(pairs: list[tuple[Tokens, Tokens]], step: int) -> Iterator[list[Tokens]]:
+def endless(tokenizer: MarianTokenizer, pairs: list[Pair], step: int) -> Iterator[list[Tokens]]:
     """Yield the batches of one epoch after another, from a step on."""
     epoch = 0
     while True:
-        batches = make_batches(pairs, epoch)
+        batches = make_batches(tokenizer, pairs, epoch)
         yield from batches[step:]
         step, epoch = max(0, step - len(batches)), epoch + 1
 
@@ -339,7 +380,7 @@ def train(training: Training, tokenizer: MarianTokenizer, pairs: list[Pair]) -> 
     """Train to the last step; yield the mean loss whenever the state was saved."""
     saved, losses = time.monotonic(), []
     bar = tqdm(total=training.steps, initial=training.step)
-    for batch in endless(encode_pairs(tokenizer, pairs), training.step):
+    for batch in endless(tokenizer, pairs, training.step):
         if training.step >= training.steps:
             return
         losses.append(training.train_batch(batch))
@@ -356,6 +397,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--start", type=Path, help="folder of a translator to train further")
+    parser.add_argument("--back-translate", action="store_true", help="write more training pairs")
     arguments = parser.parse_args()
     start = arguments.start
     pairs, held_out = split_pairs(load_pairs(arguments.folder))
@@ -371,6 +413,10 @@ def main() -> int:
     training = Training(model.to(common.select_device(arguments.device)), arguments.steps)
     if (STATE / "state.pt").exists():
         training.load(STATE / "state.pt")
+    if arguments.back_translate:
+        back_translate(training, tokenizer, pairs)
+        shutil.rmtree(STATE)  # the next training starts from its own weights
+        return 0
     for loss in train(training, tokenizer, pairs):
         for name in ("es-bg watched", "es-en watched"):
             score = chrf(model, tokenizer, held_out[name][:200], beams=1)
