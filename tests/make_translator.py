@@ -337,10 +337,9 @@ def translate(
         rows = pairs[start : start + 50]
         inputs = lab_common.pad_batch([encode_source(tokenizer, p) for p in rows], model.device)
         tokens = model.generate(**inputs, num_beams=beams, do_sample=False, max_length=MAX_LENGTH)
-        for pair, row in zip(rows, tokens, strict=True):
-            processor = tokenizer.spm_source if pair.language == "es" else tokenizer.spm_target
+        for row in tokens:
             pieces = tokenizer.convert_ids_to_tokens(row, skip_special_tokens=True)
-            translations.append(processor.decode(pieces))
+            translations.append("".join(pieces).replace("▁", " ").strip())  # of any language
     return translations
 
 
