@@ -367,7 +367,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. Every choice is made. Train every row again, on all years, and use the test year once.
     data = pd.concat([train_frame, test_frame], ignore_index=True)
-    count = len(test_frame) - DAY  # as in task 02, whose windows end a day later
+    count = len(test_frame) - DAY  # as in task 02, the first day is only an input
     test = make_samples(data).part(slice(-count, None))
     predictions = train_and_predict(experiments, train, test, seeds, device)
     for name, rows in predictions.items():  # (networks, rows)
