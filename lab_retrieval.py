@@ -257,7 +257,7 @@ def train(
     nearly as close as the relevant ones matter.
     """
     common.seed_everything(seed)
-    model = copy.deepcopy(untrained).eval()  # no dropout: alpha = 0 must be the model as it is
+    model = copy.deepcopy(untrained).eval()  # trained without dropout
 
     def batch_loss(batch: list[int]) -> torch.Tensor:
         targets = torch.zeros(len(batch), len(documents), device=documents.device)
