@@ -221,12 +221,13 @@ def encode(
 ) -> list[int]:
     """Return the numbers of the pieces of a text, and that of the end of a sentence.
 
-    With `is_sampled` the text is cut at random, so that the model sees other pieces of the same
-    words in each epoch (Kudo 2018).
+    A text that is too long for the model is cut off. With `is_sampled` it is split at random, so
+    that the model sees other pieces of the same words in each epoch (Kudo 2018).
     """
     processor = tokenizer.spm_source if language == "es" else tokenizer.spm_target
     sampling = {"enable_sampling": True, "alpha": 0.2, "nbest_size": -1} if is_sampled else {}
-    pieces = processor.encode(text, out_type=str, **sampling)
+    longest = tokenizer.model_max_length - 2  # beside the target's name and the end
+    pieces = processor.encode(text, out_type=str, **sampling)[:longest]
     return [*tokenizer.convert_tokens_to_ids(pieces), tokenizer.eos_token_id]
 
 
