@@ -328,6 +328,7 @@ class Training:
         torch.manual_seed(int(seed))  # of the dropout; a resumed run draws the same numbers
         numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
         starts = [block_start(number, self.train_length, config) for number in numbers]
+        # (batch, block + 1)
         windows = torch.stack([self.tokens[i : i + config.block_size + 1] for i in starts])
         inputs, targets = windows[:, :-1], windows[:, 1:]  # (batch, block) each
         logits = self.model.train()(inputs)  # (batch, block, vocab_size), with dropout

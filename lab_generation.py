@@ -78,8 +78,9 @@ def longest_repeat(tokens: list[int]) -> int:
     longest = 0
     for length in range(1, len(tokens)):
         sequences = [tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1)]
-        if len(set(sequences)) < len(sequences):
-            longest = length
+        if len(set(sequences)) == len(sequences):
+            break  # no longer sequence can occur twice
+        longest = length
     return longest
 
 

@@ -91,9 +91,8 @@ class MLP(nn.Sequential):
         layers: list[nn.Module] = []
         for width in (input_size, HIDDEN_SIZE):  # (batch, width) to (batch, HIDDEN_SIZE)
             layers += [nn.Linear(width, HIDDEN_SIZE), nn.SiLU(), nn.Dropout(dropout)]
-        super().__init__(
-            *layers, nn.Linear(HIDDEN_SIZE, 1), nn.Flatten(0)
-        )  # (batch, 1) to (batch,)
+        layers += [nn.Linear(HIDDEN_SIZE, 1), nn.Flatten(0)]  # (batch, 1), (batch,)
+        super().__init__(*layers)
 
 
 class Task02LSTM(nn.Sequential):
@@ -247,10 +246,9 @@ def train_and_predict(
     def jobs() -> Iterator[tuple]:
         for experiment in experiments:
             inputs, level = make_inputs(train, experiment)
+            targets = train.targets - level
             for seed in seeds:  # `delayed` stores a call, which a process makes later
-                yield delayed(train_network)(
-                    experiment, inputs, train.targets - level, seed, device
-                )
+                yield delayed(train_network)(experiment, inputs, targets, seed, device)
 
     warnings.filterwarnings("ignore", module="joblib.parallel")  # unused results, after Ctrl-C
     workers = min(MAX_WORKERS, cpu_count()) if device.type == "cpu" else 1
