@@ -16,17 +16,21 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 import common
 import electricity
 import inferno
+import task09
+import task10
 from checkpoints import make_all
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: several threads are slow on a busy machine
 os.environ["PYTHONUTF8"] = "1"  # for subprocesses: the same output on every system
 ROOT = Path(common.__file__).parent
 EXPECTED = ROOT / "tests" / "expected"
+# what the pipelines of transformers 4.47 printed
+PIPELINES = json.loads((EXPECTED / "pipelines.json").read_text(encoding="utf-8"))
 SHARED = ROOT.parent / "shared"  # real data and models; tests that need them skip without them
 NOBODY = "http://127.0.0.1:9"  # no server listens there
 COMMIT = "0123456789abcdef0123456789abcdef01234567"  # a revision, as the Hub names it
@@ -44,12 +48,8 @@ def only_line(text: str, part: str) -> str:
 
 def load_pair(folder: Path, auto_class: Any = None) -> ModelAndTokenizer:
     """Load a model and its tokenizer; by default the model is a generative one."""
-    if auto_class is None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        auto_class = AutoModelForCausalLM
-        if config.get("is_encoder_decoder"):
-            auto_class = AutoModelForSeq2SeqLM
-    return common.load(auto_class, folder), common.load(AutoTokenizer, folder)
+    model = common.load(auto_class, folder) if auto_class else task10.load_model(folder)
+    return model, common.load(AutoTokenizer, folder)
 
 
 def put_in_cache(home: Path, name: str, checkpoint: Path) -> Path:
@@ -65,19 +65,14 @@ def isolated_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redirect the project's folders and servers, so that no test writes or downloads there."""
     torch.set_num_threads(1)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # task 03 starts no other processes
-    monkeypatch.chdir(tmp_path)  # task 09 saves its model in the working directory
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(common, "DATA", tmp_path / "DATA")
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(task09, "FOLDER", tmp_path / "saved")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", NOBODY)  # in place of the Hub
     monkeypatch.setattr(electricity, "URL", f"{NOBODY}/")
     monkeypatch.setattr(inferno, "SOURCES", {f"{NOBODY}/": None})
-
-
-@pytest.fixture(autouse=True)
-def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the parent of an empty cache of the Hub; no network leads to the Hub itself."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "ENDPOINT", NOBODY)
-    return tmp_path
 
 
 @pytest.fixture

@@ -86,10 +86,10 @@ def data(small_data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def filled_cache(checkpoints: Path, empty_hub_cache: Path) -> None:
+def filled_cache(checkpoints: Path, tmp_path: Path) -> None:
     """Put the tiny checkpoints of all default models into the cache of the Hub."""
     for name in CHECKPOINTS:
-        put_in_cache(empty_hub_cache, name, checkpoints / name)
+        put_in_cache(tmp_path, name, checkpoints / name)
 
 
 def data_options(script: str, data: Path) -> list[object]:

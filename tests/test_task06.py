@@ -1,17 +1,9 @@
 """Task 06: the translation, its beam search and its limits."""
 
-import json
 from pathlib import Path
 
-import pytest
-
 import task06
-from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
-
-
-@pytest.fixture
-def marian(checkpoints: Path) -> ModelAndTokenizer:
-    return load_pair(checkpoints / task06.MODEL)
+from conftest import EXPECTED, PIPELINES, Run, load_pair, only_line
 
 
 def test_output_without_a_network(run: Run) -> None:
@@ -20,13 +12,14 @@ def test_output_without_a_network(run: Run) -> None:
     only_line(err, "The bundled ")
 
 
-def test_translation_equals_that_of_the_pipeline(marian: ModelAndTokenizer) -> None:
-    recorded = json.loads((EXPECTED / "pipelines.json").read_text(encoding="utf-8"))["bulgarian"]
+def test_translation_equals_that_of_the_pipeline(checkpoints: Path) -> None:
+    marian = load_pair(checkpoints / task06.MODEL)
+    recorded = PIPELINES["bulgarian"]
     assert task06.translate(*marian, task06.SPANISH_TEXT) == recorded
 
 
-def test_translation_without_end_stops_at_the_last_position(marian: ModelAndTokenizer) -> None:
-    model, tokenizer = marian
+def test_translation_without_end_stops_at_the_last_position(checkpoints: Path) -> None:
+    model, tokenizer = load_pair(checkpoints / task06.MODEL)
     model.generation_config.max_length = 512  # as of a real checkpoint; this one has 128 positions
     translation = task06.translate(model, tokenizer, "Hola")
     model.generation_config.max_length = 128

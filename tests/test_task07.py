@@ -1,6 +1,5 @@
 """Task 07: the extracted and the generated answer."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from transformers import AutoModelForQuestionAnswering
 
 import task04
 import task07
-from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
+from conftest import EXPECTED, PIPELINES, ModelAndTokenizer, Run, load_pair, only_line
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_answer_has_at_most_15_tokens() -> None:
 
 @pytest.mark.parametrize("name", ["answer", "answer in a long context"])
 def test_extracted_answer_equals_that_of_the_pipeline(reader: ModelAndTokenizer, name: str) -> None:
-    recorded = json.loads((EXPECTED / "pipelines.json").read_text(encoding="utf-8"))[name]
+    recorded = PIPELINES[name]
     context = task07.CONTEXT
     if "long" in name:  # several windows
         context = " ".join([task04.LONG_TEXT, task07.CONTEXT] * 3)

@@ -1,6 +1,5 @@
 """Task 09: the new head, the training, the saved model and its predictions."""
 
-import math
 import os
 import re
 from pathlib import Path
@@ -15,13 +14,6 @@ import common
 import task08
 import task09
 from conftest import EXPECTED, ModelAndTokenizer, Run, load_pair, only_line
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of the saved model, which does not exist yet."""
-    monkeypatch.setattr(task09, "FOLDER", tmp_path / "saved")
-    return tmp_path / "saved"
 
 
 @pytest.fixture
@@ -65,16 +57,6 @@ def test_test_rows_are_only_evaluated(classifier: Path, monkeypatch: pytest.Monk
             assert torch.equal(weight, other_model.state_dict()[name]), name
 
 
-def test_probabilities_equal_those_of_single_texts_by_hand(classifier: Path) -> None:
-    model, tokenizer = load_pair(classifier, AutoModelForSequenceClassification)
-    found = task09.predict(model.train(), tokenizer, task09.INPUT_TEXT)  # without its dropout
-    for text, probabilities in zip(task09.INPUT_TEXT, found.tolist(), strict=True):
-        with torch.inference_mode():
-            logits = model(**tokenizer(text, return_tensors="pt")).logits[0].tolist()
-        weights = [math.exp(logit) for logit in logits]
-        assert probabilities == pytest.approx([weight / sum(weights) for weight in weights])
-
-
 def test_long_texts_are_read_to_the_models_limit_with_a_note(
     classifier: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -104,14 +86,14 @@ def test_predict_without_a_saved_model_is_one_line(run: Run) -> None:
 
 
 def test_file_in_place_of_the_folder_ends_the_script_before_the_training(
-    run: Run, classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, classifier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fine_tune = Mock()
     monkeypatch.setattr(task09, "fine_tune", fine_tune)
-    folder.write_text("years of work", encoding="utf-8")
+    task09.FOLDER.write_text("years of work", encoding="utf-8")
     assert run("task09", "--model", classifier)[:2] == (1, "")
     assert not fine_tune.called
-    assert folder.read_text(encoding="utf-8") == "years of work"
+    assert task09.FOLDER.read_text(encoding="utf-8") == "years of work"
 
 
 def test_seed_decides_the_new_head(

@@ -18,12 +18,6 @@ def gpt2(checkpoints: Path) -> ModelAndTokenizer:
     return load_pair(checkpoints / task11.MODEL)
 
 
-@pytest.fixture
-def chat(checkpoints: Path) -> ModelAndTokenizer:
-    """Load a model without a token that starts documents."""
-    return load_pair(checkpoints / "Qwen/Qwen3-0.6B")
-
-
 def by_loss(pair: ModelAndTokenizer, start: list[int], text: str) -> float:
     """Compute the perplexity from the loss of transformers, which does not predict the start."""
     model, tokenizer = pair
@@ -60,12 +54,13 @@ def test_perplexities_equal_those_from_the_loss_of_transformers(gpt2: ModelAndTo
 
 
 def test_text_starts_like_a_document_and_not_like_a_message(
-    gpt2: ModelAndTokenizer, chat: ModelAndTokenizer
+    gpt2: ModelAndTokenizer, checkpoints: Path
 ) -> None:
     expected = by_loss(gpt2, [0], "A text")
     gpt2[1].bos_token = gpt2[1].convert_ids_to_tokens(5)  # as in SmolLM2, where it starts a message
     assert task11.perplexity(["A text"], *gpt2)["mean_perplexity"] == pytest.approx(expected)
 
+    chat = load_pair(checkpoints / "Qwen/Qwen3-0.6B")  # has no token that starts documents
     without_start, with_start = by_loss(chat, [], "A text"), by_loss(chat, [1], "A text")
     assert task11.perplexity(["A text"], *chat)["mean_perplexity"] == pytest.approx(without_start)
     chat[1].bos_token = chat[1].convert_ids_to_tokens(1)
