@@ -69,14 +69,6 @@ def test_synthetic_train_split_never_precedes_a_recorded_test_split() -> None:
 # --- Loading a file ------------------------------------------------------------------------------
 
 
-def test_valid_file_is_loaded(tmp_path: Path) -> None:
-    (tmp_path / "electricity_train.csv").write_text(rows(), encoding="utf-8")
-    frame = electricity.load("train", tmp_path)
-    assert frame["timestamp"][0] == pd.Timestamp("2011-01-01 00:15")
-    assert frame["consumption"].dtype == np.float32
-    assert frame["consumption"][3] == 0.375
-
-
 @pytest.mark.parametrize(("content", "problem"), [
     (rows(96), "96 rows; at least 97 are needed"),
     ("consumption,timestamp\n", "row 1: the columns are 'consumption,timestamp', not"),

@@ -112,13 +112,6 @@ def test_only_training_texts_train(classify: Classify) -> None:
     assert weights == other_weights
 
 
-def test_features_are_scaled_by_the_training_texts() -> None:
-    features = {"train": np.array([[0.0], [2.0]])}  # mean 1, standard deviation 1
-    features |= {"validation": np.array([[5.0], [7.0]]), "test": np.array([[1.0]])}
-    scaled = lab_classifier.standardise(features)
-    assert [scaled[name].ravel().tolist() for name in SPLITS] == [[-1, 1], [4, 6], [0]]
-
-
 def test_another_seed_trains_other_networks(classify: Classify) -> None:
     first, second = (classify(make_splits(), "--seed", seed)[1] for seed in "01")
     assert first != second

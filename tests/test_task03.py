@@ -122,7 +122,7 @@ def test_test_year_is_predicted_once_by_models_of_all_training_years(
 
 
 def test_network_with_the_lowest_mean_validation_error_wins(
-    small_data: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = {  # in validation at three origins, and in the test
         LAST_READING: [0.01, 0.01, 0.01, 0.5],  # not a network
@@ -138,9 +138,9 @@ def test_network_with_the_lowest_mean_validation_error_wins(
         return {name: np.stack([later.targets + mse**0.5] * 3) for name, mse in columns.items()}
 
     origins = ["2013-12-10", "2013-12-15", "2013-12-20"]
-    monkeypatch.setattr(task03, "QUICK_ORIGINS", origins)
+    monkeypatch.setattr(task03, "ORIGINS", origins)
     monkeypatch.setattr(task03, "train_and_predict", predict)
-    out, _ = quick_run(small_data, "--seed", "5")
+    _, out, _ = run("task03", "--data", small_data, "--seed", 5)
     assert f"Winner: {SHORT.name}, average of 3 networks\n" in out
     assert float(only_line(out, "Test MSE: ")[10:]) == pytest.approx(0.4, rel=1e-5)
     validations = [(origin, range(5, 6)) for origin in origins]
@@ -323,13 +323,6 @@ def test_winner_on_the_recordings(
     assert float(only_line(out, "R-squared: ")[11:]) >= 0.963
 
 
-def test_fitted_baselines_depend_on_the_training_samples() -> None:
-    earlier, later = SAMPLES.part(slice(600)), SAMPLES.part(slice(600, None))
-    first, second = (task03.predict_baselines(train, later) for train in (earlier, SAMPLES))
-    for name in ("AR(96), least squares", "gradient boosting, all inputs"):
-        assert not np.array_equal(first[name], second[name])
-
-
 def test_networks_keep_their_order_when_the_first_is_finished_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -350,18 +343,3 @@ def test_autoregression_is_least_squares_on_the_last_96_readings() -> None:
     weights = np.linalg.lstsq(columns, SAMPLES.targets, rcond=None)[0]
     found = task03.predict_baselines(SAMPLES, SAMPLES)["AR(96), least squares"]
     np.testing.assert_allclose(found[0], columns @ weights, atol=1e-3)
-
-
-def test_a_whole_run_validates_at_every_origin(
-    small_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def predict(_: Any, train: Samples, later: Samples, *rest: Any) -> Predictions:
-        starts.append(str(later.times[0].date()))
-        names = LAST_READING, *(experiment.name for experiment in task03.NETWORKS)
-        return dict.fromkeys(names, later.targets[None] + 1)
-
-    starts, origins = [], ["2013-12-10", "2013-12-20"]
-    monkeypatch.setattr(task03, "ORIGINS", origins)
-    monkeypatch.setattr(task03, "train_and_predict", predict)
-    task03.main(["--data", str(small_data)])
-    assert starts == [*origins, "2014-01-02"]
