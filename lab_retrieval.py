@@ -1,7 +1,7 @@
 """Lab exercise 3.3: retrieve the abstracts that support or refute a scientific claim (SciFact).
 
-Read these first: `bm25`, `train` (its loss is the lesson) and `fuse`. A *document* is an abstract
-with its title. It is *relevant* to a claim if it supports or refutes the claim.
+Read these first: `bm25`, `train` (its loss is the lesson), `fuse` and `choose_alpha`. A *document*
+is an abstract with its title. It is *relevant* to a claim if it supports or refutes the claim.
 
 - BM25 scores a document by the words it shares with the claim. Rare words count more, and words in
   long documents count less.
@@ -11,12 +11,14 @@ with its title. It is *relevant* to a claim if it supports or refutes the claim.
   documents than to all others. The encoder is frozen, so every text is encoded once.
 - Fusion is a weighted sum of the standardised scores of BM25 and of dense retrieval.
 
-Two of three test claims are about a document that is relevant to a training claim too. A model that
-only remembers these documents looks good. So the settings of trained models are chosen on held-out
-training claims, about documents that are relevant to no claim trained on. The column `new` shows
-the test claims about such new documents. The second table and the picture show nDCG@10 from the
-untrained map, the identity (alpha = 0), to the trained one (alpha = 1). A smaller alpha keeps more
-of the untrained map, so less is only remembered.
+Two thirds of the test claims are about a document that is relevant to a training claim too. A model
+that only remembers these documents looks good. So the settings of trained models are chosen on
+held-out training claims, about documents that are relevant to no claim trained on. The column `new`
+shows the test claims about such new documents.
+
+The weights of the printed map lie between the untrained map, the identity (alpha = 0), and the
+trained one (alpha = 1). A small alpha keeps more of the untrained map and remembers less. The
+second table and the picture show nDCG@10 for each alpha.
 
     python lab_retrieval.py
     python lab_retrieval.py --query "Vitamin D protects against colds."   after a run: the best five
@@ -85,7 +87,7 @@ class Setting(NamedTuple):
     temperature: float  # divides the cosines, which differ too little for a softmax
 
 
-# chosen on the held-out claims: tests/expected/lab_retrieval_settings.txt; 20 epochs add 0.0007
+# chosen on the held-out claims: tests/expected/lab_retrieval_settings.txt
 MAP_SETTING = Setting("map", 10, 1e-3, 0.05)
 ENCODER_SETTING = Setting("encoder", 6, 2e-4, 0.03)  # of --finetune; no others were compared
 
@@ -95,25 +97,11 @@ class Split(NamedTuple):
 
     claims: list[Claim]
     bm25_scores: np.ndarray  # (claims, documents)
-    inputs: torch.Tensor | np.ndarray  # of the trained model: features (claims, width), or texts
+    inputs: torch.Tensor | np.ndarray  # features (claims, width); of an encoder, texts (claims,)
 
     def part(self, rows: np.ndarray) -> "Split":
         """Return some of the claims."""
         return Split([self.claims[row] for row in rows], self.bm25_scores[rows], self.inputs[rows])
-
-
-def thin_out(collection: Collection, size: int) -> Collection:
-    """Return about `size` evenly spaced documents, and the claims about these documents alone."""
-    step = max(1, len(collection.titles) // size)
-    claims = {
-        split: [
-            Claim(claim.text, {index // step: grade for index, grade in claim.relevant.items()})
-            for claim in rows
-            if all(index % step == 0 for index in claim.relevant)
-        ]
-        for split, rows in collection.claims.items()
-    }
-    return Collection(collection.titles[::step], collection.abstracts[::step], claims)
 
 
 # --- 1. Measures, from 0 to 1 for each claim -----------------------------------------------------
@@ -139,6 +127,7 @@ def measure_claim(scores: np.ndarray, claim: Claim) -> dict[str, float]:
     the first relevant document, or 0 below rank 10. `new` is nDCG@10, or NaN if a training claim
     cites the same document.
     """
+    # 1, and the documents with a higher score, or with the same score and an earlier place
     ranks = np.array(
         [1 + (scores > scores[i]).sum() + (scores[:i] == scores[i]).sum() for i in claim.relevant]
     )
@@ -152,18 +141,14 @@ def measure_claim(scores: np.ndarray, claim: Claim) -> dict[str, float]:
     }
 
 
-def measure(all_scores: list[np.ndarray], claims: list[Claim]) -> pd.DataFrame:
-    """Return the measures of each claim, given the scores, (claims, documents), of each seed."""
-    seeds, numbers = range(len(all_scores)), range(len(claims))
-    lines = [measure_claim(all_scores[seed][i], claims[i]) for seed in seeds for i in numbers]
-    return pd.DataFrame(
-        lines, pd.MultiIndex.from_product([seeds, numbers], names=["seed", "claim"])
-    )
+def measure(scores: np.ndarray, claims: list[Claim]) -> pd.DataFrame:
+    """Return the measures, a row per claim. `scores` is (claims, documents)."""
+    return pd.DataFrame([measure_claim(*pair) for pair in zip(scores, claims, strict=True)])
 
 
 def mean_ndcg(scores: np.ndarray, claims: list[Claim]) -> float:
     """Return the mean nDCG@10 of claims, by which every setting is chosen."""
-    return measure([scores], claims)["nDCG@10"].mean()
+    return measure(scores, claims)["nDCG@10"].mean()
 
 
 # --- 2. BM25 and fusion --------------------------------------------------------------------------
@@ -189,14 +174,6 @@ def bm25(documents: list[list[str]], queries: list[list[str]], k1: float, b: flo
     return np.stack([index.get_scores_from_ids(row) for row in ids])
 
 
-def choose_bm25(
-    documents: list[list[str]], queries: list[list[str]], claims: list[Claim]
-) -> tuple[float, float]:
-    """Return the k1 and the b with the best mean nDCG@10 of these claims."""
-    pairs = product(K1, B)
-    return max(pairs, key=lambda pair: mean_ndcg(bm25(documents, queries, *pair), claims))
-
-
 def standardise(scores: np.ndarray) -> np.ndarray:
     """Scale the scores of each claim to mean 0 and standard deviation 1 over the documents.
 
@@ -214,11 +191,7 @@ def fuse(bm25_scores: np.ndarray, cosines: np.ndarray, bm25_weight: float) -> np
 
 def choose_bm25_weight(bm25_scores: np.ndarray, cosines: np.ndarray, claims: list[Claim]) -> float:
     """Return the weight of BM25 with the best mean nDCG@10 of these claims."""
-
-    def value(weight: float) -> float:
-        return mean_ndcg(fuse(bm25_scores, cosines, weight), claims)
-
-    return max(BM25_WEIGHTS, key=value)
+    return max(BM25_WEIGHTS, key=lambda w: mean_ndcg(fuse(bm25_scores, cosines, w), claims))
 
 
 # --- 3. Training the vectors of the claims -------------------------------------------------------
@@ -253,8 +226,8 @@ def train(
 
     `documents` are vectors of length 1, (documents, width), which stay the same. The loss treats
     each document as a class: it is the cross-entropy between the softmax of the cosines and the
-    relevant documents (van den Oord et al. 2018). With a small temperature, only documents that are
-    nearly as close as the relevant ones matter.
+    relevant documents (van den Oord et al. 2018). A small temperature makes the closest wrong
+    documents count most.
     """
     common.seed_everything(seed)
     model = copy.deepcopy(untrained).eval()  # trained without dropout
@@ -273,16 +246,15 @@ def train(
     return model
 
 
-def interpolate(untrained: nn.Module, trained: list[nn.Module], alpha: float) -> list[nn.Module]:
-    """Return models with the weights (1 - alpha) * untrained + alpha * trained.
+def interpolate(untrained: nn.Module, trained: nn.Module, alpha: float) -> nn.Module:
+    """Return a model with the weights (1 - alpha) * untrained + alpha * trained.
 
     Wortsman et al. (2022) interpolate so between a pretrained and a fine-tuned model.
     """
-    models = copy.deepcopy(trained)
-    for model in models:
-        for weight, first_weight in zip(model.parameters(), untrained.parameters(), strict=True):
-            weight.data = torch.lerp(first_weight.data, weight.data, alpha)
-    return models
+    model = copy.deepcopy(trained)
+    for first, last in zip(untrained.parameters(), model.parameters(), strict=True):
+        last.data = torch.lerp(first.data, last.data, alpha)
+    return model
 
 
 @torch.inference_mode()
@@ -296,6 +268,30 @@ def cosine_scores(
     batches = [inputs[start : start + BATCH_SIZE] for start in range(0, len(inputs), BATCH_SIZE)]
     vectors = torch.cat([model(batch) for batch in batches])  # (claims, width)
     return (normalize(vectors) @ documents.T).cpu().numpy()
+
+
+def choose_alpha(
+    untrained: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
+) -> tuple[list[float], float, float]:
+    """Return the mean nDCG@10 of held-out claims for each of `ALPHAS`, the best one, and a weight.
+
+    The claims of each fold are ranked by a model that is trained on the other folds. The weight of
+    BM25 is the best for these rankings with the best alpha.
+    """
+    folds = disjoint_folds(split.claims)
+    models = [train(untrained, split.part(kept), documents, setting, seed) for kept, _ in folds]
+
+    def held_out_scores(alpha: float) -> np.ndarray:
+        scores = np.empty_like(split.bm25_scores)  # (claims, documents)
+        for trained, (_, held_out) in zip(models, folds, strict=True):
+            model = interpolate(untrained, trained, alpha)
+            scores[held_out] = cosine_scores(model, split.inputs[held_out], documents)
+        return scores
+
+    values = [mean_ndcg(held_out_scores(alpha), split.claims) for alpha in ALPHAS]
+    best = ALPHAS[int(np.argmax(values))]
+    weight = choose_bm25_weight(split.bm25_scores, held_out_scores(best), split.claims)
+    return values, best, weight
 
 
 def disjoint_folds(claims: list[Claim]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -313,42 +309,10 @@ def disjoint_folds(claims: list[Claim]) -> list[tuple[np.ndarray, np.ndarray]]:
         return list(GroupKFold(FOLDS).split(groups, groups=groups))
 
 
-def choose_alpha(
-    untrained: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
-) -> tuple[list[float], float, float]:
-    """Return the mean nDCG@10 of held-out claims for each of `ALPHAS`, the best one, and a weight.
-
-    The claims of each fold are ranked by a model that is trained on the other folds. The weight of
-    BM25 is the best for these rankings with the best alpha.
-    """
-    folds = disjoint_folds(split.claims)
-    models = [train(untrained, split.part(kept), documents, setting, seed) for kept, _ in folds]
-
-    def held_out_scores(alpha: float) -> np.ndarray:
-        scores = np.empty_like(split.bm25_scores)  # (claims, documents)
-        for model, (_, held_out) in zip(interpolate(untrained, models, alpha), folds, strict=True):
-            scores[held_out] = cosine_scores(model, split.inputs[held_out], documents)
-        return scores
-
-    values = [mean_ndcg(held_out_scores(alpha), split.claims) for alpha in ALPHAS]
-    best = ALPHAS[int(np.argmax(values))]
-    weight = choose_bm25_weight(split.bm25_scores, held_out_scores(best), split.claims)
-    return values, best, weight
-
-
-def measure_models(
-    models: list[nn.Module], test: Split, documents: torch.Tensor, bm25_weight: float = 0.0
-) -> pd.DataFrame:
-    """Return the measures of the test claims for the model of each seed."""
-    cosines = (cosine_scores(model, test.inputs, documents) for model in models)
-    fused = [fuse(test.bm25_scores, scores, bm25_weight) for scores in cosines]
-    return measure(fused, test.claims)
-
-
 class Result(NamedTuple):
     """The results of a trained model."""
 
-    rows: dict[str, pd.DataFrame]  # measures of the test claims, without and with BM25
+    rows: dict[str, list[pd.DataFrame]]  # measures of the test claims, without and with BM25
     curve: pd.DataFrame  # mean nDCG@10 for each of `ALPHAS`
     model: nn.Module  # that of the first seed, with the chosen alpha
     bm25_weight: float
@@ -361,40 +325,45 @@ def train_and_test(
     training, test = splits
     held_out, alpha, weight = choose_alpha(untrained, training, documents, setting, seed)
     models = [train(untrained, training, documents, setting, seed + i) for i in range(SEEDS)]
-    measures = {
-        a: measure_models(interpolate(untrained, models, a), test, documents) for a in ALPHAS
-    }
+
+    def measure_seeds(alpha: float, bm25_weight: float = 0.0) -> list[pd.DataFrame]:
+        mixed = [interpolate(untrained, model, alpha) for model in models]
+        cosines = [cosine_scores(model, test.inputs, documents) for model in mixed]
+        fused = [fuse(test.bm25_scores, scores, bm25_weight) for scores in cosines]
+        return [measure(scores, test.claims) for scores in fused]
+
+    means = [pd.concat(measure_seeds(a)).mean() for a in ALPHAS]
     curve = pd.DataFrame(index=pd.Index(ALPHAS, name="alpha"))
     curve["held-out claims"] = held_out
-    curve["test claims"] = [measures[a]["nDCG@10"].mean() for a in ALPHAS]
-    curve["new"] = [measures[a]["new"].mean() for a in ALPHAS]
-    best = interpolate(untrained, models, alpha)
+    curve["test claims"] = [mean["nDCG@10"] for mean in means]
+    curve["new"] = [mean["new"] for mean in means]
     name = f"{setting.name}, alpha {alpha:g}"
     rows = {
-        name: measures[alpha],
-        f"BM25 + {name}, weight {weight:g}": measure_models(best, test, documents, weight),
+        name: measure_seeds(alpha),
+        f"BM25 + {name}, weight {weight:g}": measure_seeds(alpha, weight),
     }
-    return Result(rows, curve, best[0], weight)
+    return Result(rows, curve, interpolate(untrained, models[0], alpha), weight)
 
 
 # --- 4. Results ----------------------------------------------------------------------------------
 
 
-def print_table(rows: dict[str, pd.DataFrame]) -> None:
+def print_table(rows: dict[str, list[pd.DataFrame]]) -> None:
     """Print the mean measures of each row, and the standard deviation of nDCG@10 over the seeds."""
     lines = {}
-    for name, row in rows.items():
-        deviation = row["nDCG@10"].groupby("seed").mean().std()  # NaN for a single seed
-        lines[name] = {**row.mean(), "± seeds": deviation}
+    for name, seeds in rows.items():
+        means = pd.DataFrame([measures.mean() for measures in seeds])  # (seeds, measures)
+        lines[name] = {**means.mean(), "± seeds": means["nDCG@10"].std()}  # NaN for a single seed
     print(pd.DataFrame(lines).T.to_string(float_format="{:.4f}".format, na_rep="-"))
 
 
-def print_difference(rows: dict[str, pd.DataFrame], name: str, baseline: str) -> None:
+def print_difference(rows: dict[str, list[pd.DataFrame]], name: str, baseline: str) -> None:
     """Print by how much the nDCG@10 of a row exceeds that of another, with a 95 % interval.
 
     The interval is a paired bootstrap: the claims are drawn many times with replacement.
     """
-    first, second = (rows[row].groupby("claim").mean() for row in (name, baseline))
+    # of each claim, the mean over the seeds
+    first, second = (pd.concat(rows[row]).groupby(level=0).mean() for row in (name, baseline))
     parts = []
     for label, column in (("all claims", "nDCG@10"), ("new documents", "new")):
         gains = (first[column] - second[column]).dropna().to_numpy()  # (claims,)
@@ -472,6 +441,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def thin_out(collection: Collection, size: int) -> Collection:
+    """Return about `size` evenly spaced documents, and the claims about these documents alone."""
+    step = max(1, len(collection.titles) // size)
+    claims = {
+        split: [
+            Claim(claim.text, {index // step: grade for index, grade in claim.relevant.items()})
+            for claim in rows
+            if all(index % step == 0 for index in claim.relevant)
+        ]
+        for split, rows in collection.claims.items()
+    }
+    return Collection(collection.titles[::step], collection.abstracts[::step], claims)
+
+
 def load_collection(arguments: argparse.Namespace) -> tuple[str, Collection]:
     """Return the name of a collection and the collection; print the numbers of its claims."""
     name, collection = lab_data.load_or_docstrings(arguments, "scifact", lab_data.load_collection)
@@ -509,17 +492,24 @@ def main(argv: list[str] | None = None) -> int:
 
     # 1. BM25: k1 and b are chosen on the training claims
     words = {part: split_words(texts[part]) for part in texts}
-    k1, b = choose_bm25(words["documents"], words["train"], claims["train"])
-    bm25_scores = {split: bm25(words["documents"], words[split], k1, b) for split in claims}
-    rows = {f"BM25, k1 {k1:g}, b {b:g}": measure([bm25_scores["test"]], claims["test"])}
+
+    def bm25_of(split: str, k1: float, b: float) -> np.ndarray:
+        return bm25(words["documents"], words[split], k1, b)
+
+    k1, b = max(
+        product(K1, B), key=lambda pair: mean_ndcg(bm25_of("train", *pair), claims["train"])
+    )
+    bm25_scores = {split: bm25_of(split, k1, b) for split in claims}
+    # for each row of the table, the measures of the test claims from every seed
+    rows = {f"BM25, k1 {k1:g}, b {b:g}": [measure(bm25_scores["test"], claims["test"])]}
 
     # 2. Cosines of frozen features: every text is encoded once
     features = {part: encode(encoder, tokenizer, texts[part]) for part in texts}
-    identity = identity_map(encoder.config.hidden_size).to(device)
+    identity = identity_map(encoder.config.hidden_size).to(device)  # nothing is trained
     for kind in POOLINGS:
         vectors = normalize(features["documents"][kind])  # (documents, width)
-        scores = cosine_scores(identity, features["test"][kind], vectors)
-        rows[f"{kind} cosine"] = measure([scores], claims["test"])
+        cosines = cosine_scores(identity, features["test"][kind], vectors)
+        rows[f"{kind} cosine"] = [measure(cosines, claims["test"])]
 
     # 3. Fusion: the weight of BM25 is chosen on the training claims
     pooling = lab_common.sentence_pooling(encoder)  # the one that the encoder was trained with
@@ -527,18 +517,21 @@ def main(argv: list[str] | None = None) -> int:
     documents = normalize(features["documents"][pooling_name])  # (documents, width)
     splits = [Split(claims[s], bm25_scores[s], features[s][pooling_name]) for s in claims]
     training, test = splits
-    scores = cosine_scores(identity, training.inputs, documents)
-    weight = choose_bm25_weight(training.bm25_scores, scores, training.claims)
+    cosines = cosine_scores(identity, training.inputs, documents)
+    weight = choose_bm25_weight(training.bm25_scores, cosines, training.claims)
+    fused = fuse(test.bm25_scores, cosine_scores(identity, test.inputs, documents), weight)
+    # in the order of `Result.rows`
     baselines = f"{pooling_name} cosine", f"BM25 + {pooling_name} cosine, weight {weight:g}"
-    rows[baselines[1]] = measure_models([identity], test, documents, weight)
+    rows[baselines[1]] = [measure(fused, test.claims)]
 
     # 4. Training: alpha and the weight of BM25 are chosen on held-out training claims
     results = {"map": train_and_test(identity, splits, documents, MAP_SETTING, arguments.seed)}
     if arguments.finetune:
         model = ClaimEncoder(encoder, tokenizer, pooling)
-        splits = [Split(claims[s], bm25_scores[s], np.array(texts[s])) for s in claims]
-        setting = ENCODER_SETTING
-        results["encoder"] = train_and_test(model, splits, documents, setting, arguments.seed)
+        text_splits = [Split(claims[s], bm25_scores[s], np.array(texts[s])) for s in claims]
+        results["encoder"] = train_and_test(
+            model, text_splits, documents, ENCODER_SETTING, arguments.seed
+        )
     for result in results.values():
         rows |= result.rows
 
@@ -551,10 +544,17 @@ def main(argv: list[str] | None = None) -> int:
             print_difference(rows, row, baseline)
     result = results["map"]
     draw_curve(result.curve)
-    saved: dict[str, Any] = {"name": name, "model": str(folder.resolve()), "pooling": pooling_name}
-    saved |= {"titles": collection.titles, "abstracts": collection.abstracts, "bm25": [k1, b]}
-    saved |= {"documents": documents.cpu(), "map": result.model.weight.data.cpu()}
-    saved["weight"] = result.bm25_weight
+    saved = {
+        "name": name,
+        "model": str(folder.resolve()),
+        "pooling": pooling_name,
+        "titles": collection.titles,
+        "abstracts": collection.abstracts,
+        "bm25": [k1, b],
+        "documents": documents.cpu(),
+        "map": result.model.weight.data.cpu(),
+        "weight": result.bm25_weight,
+    }
     common.save_tensors(path, saved)
     return 0
 

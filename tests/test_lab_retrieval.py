@@ -84,7 +84,7 @@ def test_measures_equal_those_worked_out_from_the_sorted_documents() -> None:
         gain = sum(grades.get(d, 0) / math.log2(r + 2) for r, d in enumerate(order[:10]))
         best = sum(g / math.log2(r + 2) for r, g in enumerate(sorted(grades.values())[::-1]))
         found = [rank for rank, document in enumerate(order, start=1) if document in grades]
-        measures = lab_retrieval.measure([scores[np.newaxis]], [Claim("", grades)]).iloc[0]
+        measures = lab_retrieval.measure(scores[np.newaxis], [Claim("", grades)]).iloc[0]
         assert measures.drop("new").to_dict() == pytest.approx({
             "nDCG@10": gain / best,
             "Recall@10": sum(rank <= 10 for rank in found) / 3,
@@ -102,13 +102,6 @@ def test_fusion_is_the_weighted_sum_of_standardised_scores() -> None:
 
 
 # --- The map --------------------------------------------------------------------------------------
-
-
-def test_training_changes_the_map_and_not_its_start(split: Split, documents: torch.Tensor) -> None:
-    start = identity_map(4)
-    trained = lab_retrieval.train(start, split, documents, SETTING, seed=0)
-    assert torch.equal(start.weight, torch.eye(4))
-    assert not torch.equal(trained.weight, start.weight)
 
 
 def test_loss_is_the_mean_over_the_relevant_documents_among_all_documents(
@@ -129,7 +122,7 @@ def test_loss_is_the_mean_over_the_relevant_documents_among_all_documents(
 def test_interpolation_mixes_the_weights() -> None:
     start, trained = identity_map(2), identity_map(2)
     trained.weight.data = torch.tensor([[3.0, 1.0], [0.0, 1.0]])
-    (mixed,) = lab_retrieval.interpolate(start, [trained], 0.25)
+    mixed = lab_retrieval.interpolate(start, trained, 0.25)
     assert mixed.weight.tolist() == [[1.5, 0.25], [0.0, 1.0]]
     assert torch.equal(start.weight, torch.eye(2))
 
@@ -180,14 +173,6 @@ def test_settings_are_chosen_with_maps_that_have_not_seen_the_claims(
     assert weight == 0.0  # that of BM25, which ranks at random
 
 
-def test_a_has_the_best_ndcg_of_the_held_out_claims(split: Split, documents: torch.Tensor) -> None:
-    setting = Setting("map", 60, 3e-2, 0.1)
-    values, alpha, _ = lab_retrieval.choose_alpha(
-        identity_map(4), split, documents, setting, seed=0
-    )
-    assert values[lab_retrieval.ALPHAS.index(alpha)] == max(values) > min(values)
-
-
 def test_test_judgements_change_no_choice_and_no_weight(
     folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,9 +203,8 @@ def test_a_test_claim_is_not_trained_on_and_may_be_about_a_new_document(
 
 
 def test_interval_is_that_of_the_paired_differences(capsys: pytest.CaptureFixture) -> None:
-    index = pd.MultiIndex.from_product([range(1), range(3)], names=["seed", "claim"])
-    first = pd.DataFrame({"nDCG@10": [0.1, 0.5, 0.9], "new": [0.1, np.nan, np.nan]}, index)
-    lab_retrieval.print_difference({"x": first, "y": first - 0.1}, "x", "y")
+    first = pd.DataFrame({"nDCG@10": [0.1, 0.5, 0.9], "new": [0.1, np.nan, np.nan]})
+    lab_retrieval.print_difference({"x": [first, first + 0.2], "y": [first]}, "x", "y")
     err = capsys.readouterr().err  # each claim gains the same
     assert "all claims +0.100 (+0.100 to +0.100), new documents +0.100 (+0.100 to +0.100)" in err
 
@@ -291,6 +275,7 @@ def test_training_is_without_dropout(split: Split, documents: torch.Tensor) -> N
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, torch.eye(4))
+    assert torch.equal(starts[0][1].weight, torch.eye(4))  # a copy was trained
 
 
 def test_weight_of_bm25_is_chosen_with_the_best_alpha(
@@ -298,7 +283,7 @@ def test_weight_of_bm25_is_chosen_with_the_best_alpha(
 ) -> None:
     """Let a map rank the document of a claim first with the alpha 0.3, and last with others."""
     monkeypatch.setattr(lab_retrieval, "train", lambda *_: None)
-    monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: [a] * len(trained))
+    monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: a)
     monkeypatch.setattr(
         lab_retrieval, "cosine_scores", lambda a, rows, _: (1 if a == 0.3 else -1) * np.eye(8)[rows]
     )
