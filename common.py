@@ -11,7 +11,6 @@ evaluate, matplotlib, pooch) are imported in the functions that use them.
 import argparse
 import atexit
 import contextlib
-import copy
 import csv
 import inspect
 import io
@@ -66,12 +65,10 @@ def sequence_dataset(
 ) -> TensorDataset:
     """Return the arrays of `create_sequences` as a dataset for a recurrent network.
 
-    Its tensors are (windows, time, 1) and (windows,). On the CPU they share the arrays' memory.
+    Its tensors are (windows, time, 1) and (windows,).
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch warns that the arrays are read-only
-        windows = torch.from_numpy(inputs).unsqueeze(-1)  # (windows, time, 1)
-        return TensorDataset(windows.to(device), torch.from_numpy(targets).to(device))
+    windows = torch.tensor(inputs, device=device).unsqueeze(-1)  # (windows, time, 1)
+    return TensorDataset(windows, torch.tensor(targets, device=device))
 
 
 class ConsumptionLSTM(nn.Module):
@@ -199,8 +196,6 @@ def load(auto_class: Any, folder: Path) -> Any:
         missing = sorted(report["missing_keys"])  # transformers draws these weights at random
         if any(not weight.startswith("pooler.") for weight in missing):
             raise ScriptError(f"{folder}: the checkpoint has no {missing[0]}, which {name} needs")
-        if missing:
-            model.pooler = None  # no script uses it
         for weight_name, weight in model.named_parameters():
             if not weight.isfinite().all():
                 raise ScriptError(f"{folder}: {weight_name} has values that are not finite numbers")
@@ -255,7 +250,7 @@ def add_head(auto_class: Any, folder: Path, id2label: dict[int, str]) -> "PreTra
     from transformers import AutoModel
 
     encoder = load(AutoModel, folder)
-    config = copy.deepcopy(encoder.config)
+    config = encoder.config
     config.problem_type = None  # of the old head
     config.id2label, config.label2id = id2label, {name: key for key, name in id2label.items()}
     with errors_in(folder):
@@ -473,50 +468,30 @@ def select_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def complete_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; rename it to `path` on success."""
-    try:
+def complete_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path for a file or a folder; it is renamed to `path` on success.
+
+    An old folder is removed only when the new one has its name. A link stays a link. Raises
+    `ScriptError` if the new file or folder cannot be saved.
+    """
+    path = path.resolve()
+    with errors_in(f"{path}: not saved"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary_path = Path(folder, path.name)
-            yield temporary_path
-            temporary_path.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # not the temporary name
-        raise
-
-
-@contextlib.contextmanager
-def complete_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder next to `path`; it replaces `path` on success.
-
-    An old folder is removed only when the new one has its name. A link to a folder stays a link.
-    Raises `ScriptError` at once for anything else with this name, which would be lost.
-    """
-    is_replaceable = (
-        path.is_dir() and os.access(path, os.W_OK) and not os.path.ismount(path.resolve())
-    )
-    if os.path.lexists(path) and not is_replaceable:
-        raise ScriptError(f"{path}: not a folder that can be replaced; rename it")
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
-        new, old = Path(temporary, "new"), Path(temporary, "old")
-        new.mkdir()
-        with errors_in(f"{path}: not saved"):
+            new, old = Path(folder, path.name), Path(folder, "old")
             yield new
-        try:
-            if path.exists():
-                path.rename(old)
-            new.rename(path)
-        finally:  # after an error or Ctrl-C the old folder gets its name back
-            if old.exists() and not path.exists():
-                old.rename(path)
+            try:
+                if new.is_dir() and path.is_dir():  # a folder cannot replace one in a single step
+                    path.rename(old)
+                new.replace(path)
+            finally:  # after an error or Ctrl-C the old folder gets its name back
+                if old.exists() and not path.exists():
+                    old.rename(path)
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Save a matplotlib figure, with a note on standard error."""
-    with complete_file(path) as temporary_path, warnings.catch_warnings():
+    with complete_path(path) as temporary_path, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font does not have
         figure.savefig(temporary_path, dpi=150)
     note(f"saved the picture {path}")
@@ -526,7 +501,7 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
     """Save a dictionary of tensors, numbers and strings, nested or not, with `torch.save`."""
     buffer = io.BytesIO()  # torch itself reports a full disk as a RuntimeError
     torch.save(content, buffer)
-    with complete_file(path) as file:
+    with complete_path(path) as file:
         file.write_bytes(buffer.getbuffer())
 
 
@@ -539,21 +514,13 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, with or without a byte order mark; line breaks become LF.
 
-    Raises `ScriptError` naming the file, and the line of the first byte that is not UTF-8.
+    Raises `ScriptError` naming the file, and the first byte that is not UTF-8.
     """
-    with errors_in(path):
-        content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ScriptError(
-            f"{path}: line {line}: the byte 0x{content[error.start]:02x} is not UTF-8; "
-            "save the file as UTF-8"
-        ) from error
-    if "\0" in text:
-        raise ScriptError(f"{path}: not a text file (it contains a zero byte)")
-    return text.replace("\r\n", "\n")
+    with errors_in(f"{path}: cannot be read as UTF-8 text"):
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it contains a zero byte")
+    return text
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -604,5 +571,5 @@ def download(url: str, sha256: str | None, path: Path) -> None:
     # seconds until the connection counts as absent, and between two packets
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=(5, 30))
     digest = f"sha256:{sha256}" if sha256 else None
-    with complete_file(path) as file, errors_in(f"{url} cannot be downloaded"):
+    with complete_path(path) as file, errors_in(f"{url} cannot be downloaded"):
         pooch.retrieve(url, digest, file.name, file.parent, downloader=downloader)

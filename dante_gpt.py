@@ -367,7 +367,7 @@ class Training:
         """Save the run in its folder. The first time, keep the checkpoint of an earlier run."""
         path = folder / CHECKPOINT
         if len(self.history) == 1 and path.exists():
-            with common.complete_file(folder / f"previous-{CHECKPOINT}") as temporary_path:
+            with common.complete_path(folder / f"previous-{CHECKPOINT}") as temporary_path:
                 shutil.copyfile(path, temporary_path)
         content = {name: getattr(self, name) for name in ("characters", "text_hash", "history")}
         content["config"] = asdict(self.config)

@@ -22,20 +22,18 @@ SHA256 = {
 COLUMNS = ["timestamp", "consumption"]
 
 
-def find_recordings(folder: Path | None = None) -> Path:
+def find_recordings(folder: Path | None = None) -> Path | None:
     """Return the folder with both splits of the electricity data.
 
     That is `folder` if given, else `DATA/electricity_consumption`, filled from the course's
-    repository when files are missing. Without a network it is `DATA/synthetic_load_curve`, with a
-    note on standard error. Both splits always come from the same source. Raises `ScriptError` if a
-    file is missing in `folder`.
+    repository when files are missing. Without a network it is None, which stands for the synthetic
+    load curve, with a note on standard error. So both splits always come from the same source.
+    Raises `ScriptError` if a file is missing in `folder`.
     """
     if folder is not None:
         common.check_folder(folder, *SHA256)
         return folder
-    recordings, synthetic = (
-        common.DATA / name for name in ("electricity_consumption", "synthetic_load_curve")
-    )
+    recordings = common.DATA / "electricity_consumption"
     try:
         for name, sha256 in SHA256.items():
             if not (recordings / name).exists():
@@ -43,24 +41,22 @@ def find_recordings(folder: Path | None = None) -> Path:
         return recordings
     except common.ScriptError as error:
         common.note(
-            f"{error}. A synthetic load curve in {synthetic} replaces the recordings; run again "
-            "with a network, or name the folder of the recordings with --data DIR"
+            f"{error}. A synthetic load curve replaces the recordings; run again with a network, "
+            "or name the folder of the recordings with --data DIR"
         )
-    for name in SHA256:
-        if not (synthetic / name).exists():
-            split = name.removeprefix("electricity_").removesuffix(".csv")
-            with common.complete_file(synthetic / name) as path:
-                synthetic_curve(split).to_csv(path, index=False)
-    return synthetic
+        return None
 
 
-def load(split: str, folder: Path) -> pd.DataFrame:
+def load(split: str, folder: Path | None) -> pd.DataFrame:
     """Load the `train` (2011 to 2013) or `test` (2014) split of the electricity consumption.
 
+    It is read from a folder; without one, it is that of the synthetic load curve.
     Returns a frame with the columns `timestamp` (every 15 minutes) and `consumption` (float32,
     standardised to mean 0 and standard deviation 1). Raises `ScriptError` naming file, row and
     column of the first error. Rows are counted as in a spreadsheet, where the header is row 1.
     """
+    if folder is None:
+        return synthetic_curve(split)
     path = folder / f"electricity_{split}.csv"
     table = common.read_csv(path)
     if list(table.columns) != COLUMNS:
@@ -114,5 +110,5 @@ def synthetic_curve(split: str) -> pd.DataFrame:
     standardised = (load - load.mean()) / load.std()
     step, lowest, highest = 0.02533588, -1.414483, 3.028924  # the meter's resolution and range
     grid = lowest + step * np.round((standardised.clip(lowest, highest) - lowest) / step)
-    frame = pd.DataFrame({"timestamp": times, "consumption": grid.round(6)})
+    frame = pd.DataFrame({"timestamp": times, "consumption": grid.round(6).astype("float32")})
     return frame[(times.year == 2014) == (split == "test")].reset_index(drop=True)

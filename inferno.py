@@ -61,7 +61,7 @@ def find() -> Path:
         return path
     for url in SOURCES:
         try:
-            with common.complete_file(path) as temporary_path:
+            with common.complete_path(path) as temporary_path:
                 common.download(url, None, temporary_path)
                 if not is_poem(clean_text(common.read_text(temporary_path))):
                     raise common.ScriptError(f"the file at {url} is not the poem")

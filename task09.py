@@ -137,13 +137,13 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = common.load(AutoTokenizer, folder)
     common.seed_everything(arguments.seed)
     model = common.add_head(AutoModelForSequenceClassification, folder, LABELS).to(device)
-    with common.complete_folder(FOLDER) as new_folder:  # fails now if it cannot be written
-        with common.errors_in(folder):
-            accuracies = fine_tune(model, tokenizer, arguments.seed)
-            for name, data in (("Training", task08.TRAIN_DATA), ("Test", task08.TEST_DATA)):
-                print_predictions(model, tokenizer, data["text"])
-                print(f"{name} accuracy: {accuracies[name]}\n")
-            print_predictions(model, tokenizer, INPUT_TEXT)
+    with common.errors_in(folder):
+        accuracies = fine_tune(model, tokenizer, arguments.seed)
+        for name, data in (("Training", task08.TRAIN_DATA), ("Test", task08.TEST_DATA)):
+            print_predictions(model, tokenizer, data["text"])
+            print(f"{name} accuracy: {accuracies[name]}\n")
+        print_predictions(model, tokenizer, INPUT_TEXT)
+    with common.complete_path(FOLDER) as new_folder:
         model.save_pretrained(new_folder)
         tokenizer.save_pretrained(new_folder)
     return 0

@@ -135,7 +135,7 @@ def save_adapter(model: nn.Module, name: str) -> None:
         for weight_name, weight in model.named_parameters()
         if weight.requires_grad
     }
-    with common.complete_file(bundled.TRAINED / name / "adapter.safetensors") as path:
+    with common.complete_path(bundled.TRAINED / name / "adapter.safetensors") as path:
         save_file(halves, path)
 
 

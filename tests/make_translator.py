@@ -423,7 +423,7 @@ def main() -> int:
             print(f"step {training.step}: loss {loss:.3f}; {name}: chrF {score:.1f}", flush=True)
     model.generation_config.num_beams = BEAMS
     model.generation_config.max_length = model.config.max_position_embeddings
-    with common.complete_folder(bundled.TRAINED / "translator") as output:
+    with common.complete_path(bundled.TRAINED / "translator") as output:
         model.half().save_pretrained(output)
         tokenizer.save_pretrained(output)
     shutil.rmtree(STATE)  # the next training starts from its own weights

@@ -77,6 +77,7 @@ def test_two_scripts_at_a_time_convert_a_file_once(text_file: tuple[Path, str]) 
     def convert(path: Path, folder: Path) -> None:
         calls.append(path)
         time.sleep(0.2)  # the other one waits for the lock
+        folder.mkdir()
         shutil.copy(path, folder / "converted")
 
     calls: list[Path] = []
@@ -89,6 +90,7 @@ def test_two_scripts_at_a_time_convert_a_file_once(text_file: tuple[Path, str]) 
 
 def test_an_interrupted_conversion_leaves_nothing(text_file: tuple[Path, str]) -> None:
     def fail(path: Path, folder: Path) -> None:
+        folder.mkdir()
         shutil.copy(path, folder / "half")
         raise KeyboardInterrupt
 

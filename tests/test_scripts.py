@@ -263,7 +263,6 @@ def test_ctrl_c_during_training_exits_with_130(small_data: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "size", "options"),
     [
-        ("task01", 100_000, []),  # the synthetic data
         ("task09", 50_000, []),
         ("lab_generation", 10_000, ["--quick"]),  # the picture
         ("dante_gpt", 50_000, ["--steps=2", "--n-layer=1", "--n-embd=16", "--block-size=16"]),

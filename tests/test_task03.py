@@ -23,7 +23,7 @@ import task03
 from conftest import CPU, Run, only_line
 from task03 import CHANGE, LAST_READING, ONE_CYCLE, SHORT, Experiment, Samples
 
-FRAME = electricity.synthetic_curve("train")[-4000:].astype({"consumption": "float32"})
+FRAME = electricity.synthetic_curve("train")[-4000:]
 SAMPLES = task03.make_samples(FRAME)
 NETWORKS = task03.NETWORKS
 Predictions = dict[str, np.ndarray]
@@ -101,7 +101,7 @@ def test_nothing_is_learned_from_the_readings_that_are_predicted() -> None:
 
 
 def test_origins_are_three_years_whose_last_quarters_validate() -> None:
-    frame = electricity.synthetic_curve("train").astype({"consumption": "float32"})
+    frame = electricity.synthetic_curve("train")
     samples = task03.make_samples(frame)
     for year, origin in zip((2011, 2012, 2013), task03.ORIGINS, strict=True):
         earlier, quarter = task03.split_at(samples, origin)

@@ -85,14 +85,14 @@ def test_predict_without_a_saved_model_is_one_line(run: Run) -> None:
     only_line(error, "saved: no saved model; run the script without --predict")
 
 
-def test_file_in_place_of_the_folder_ends_the_script_before_the_training(
+def test_file_in_place_of_the_folder_is_kept(
     run: Run, classifier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine_tune = Mock()
-    monkeypatch.setattr(task09, "fine_tune", fine_tune)
+    monkeypatch.setattr(task09, "fine_tune", Mock(return_value={"Training": 1.0, "Test": 1.0}))
     task09.FOLDER.write_text("years of work", encoding="utf-8")
-    assert run("task09", "--model", classifier)[:2] == (1, "")
-    assert not fine_tune.called
+    code, _, err = run("task09", "--model", classifier)
+    assert code == 1
+    only_line(err, f"{task09.FOLDER}: not saved (")
     assert task09.FOLDER.read_text(encoding="utf-8") == "years of work"
 
 
