@@ -1,8 +1,9 @@
 """Lab exercise 3.1: classify texts by the features of a frozen encoder, and in other ways.
 
 An encoder turns each text into features once. It is *frozen*: only a shallow classifier is trained
-on the features, a logistic regression or an MLP with one hidden layer; on counts of words it is a
-linear SVM. On emotion, the choice of the features matters more than the choice of the classifier:
+on the features, a logistic regression or an MLP with one hidden layer; on counts of words, a linear
+SVM. On the data set emotion, the choice of the features matters more than that of the classifier.
+The features, of which lab_common.py computes the first three by a pooling each:
 
 - [CLS]: the last hidden state of the first token, which BERT puts before every text. The bundled
   encoder was not trained to use it; it was trained with mean pooling.
@@ -21,7 +22,7 @@ Weighted classifiers count the training texts of rare labels more, for the same 
     python lab_classifier.py --dataset docstrings           the library of a description
     python lab_classifier.py --data DIR                     train.csv, test.csv, validation.csv
     python lab_classifier.py --data FILE.csv                a file with the columns text and label
-    python lab_classifier.py --dataset emotion --data DIR   a copy of a data set
+    python lab_classifier.py --dataset emotion --data DIR   emotion, read from a folder
     python lab_classifier.py --model NAME                   another encoder
     python lab_classifier.py --finetune                     also train the encoder
 
@@ -73,8 +74,7 @@ POOLINGS = {
 HIDDEN_SIZE = 256  # units of the MLP's hidden layer
 MLP_EPOCHS, MLP_BATCH_SIZE, MLP_LEARNING_RATE = 30, 128, 1e-3
 TUNING_EPOCHS, TUNING_BATCH_SIZE = 3, 32  # of --finetune
-# with 5e-3 LoRA ends in predicting one label
-TUNING_LEARNING_RATES = {"LoRA": 1e-3, "tuned": 2e-4}
+TUNING_LEARNING_RATES = {"LoRA": 1e-3, "tuned": 2e-4}  # LoRA with 5e-3 predicts one label only
 
 Labels = dict[str, np.ndarray]  # the labels of each split, as numbers from 0: (texts,)
 
@@ -157,14 +157,17 @@ class TunedEncoder(ClassifierMixin, BaseEstimator):
         return head(torch.from_numpy(means).to(self.device)).argmax(-1).cpu().numpy()
 
 
-# Candidates, of which the validation texts choose one. To try another classifier, which must accept
-# `class_weight`, add it here and to step 3 of `main`, and its settings to `benchmark`.
-CLASSIFIERS = {
-    "linear SVM": [LinearSVC(C=c) for c in (0.1, 0.3, 1.0, 3.0)],  # small C: small weights
-    "logistic regression": [
-        LogisticRegression(C=c, tol=3e-3, max_iter=1000) for c in (0.001, 0.003, 0.01, 0.03)
-    ],
-    "MLP": [MLP(dropout=p) for p in (0.1, 0.3, 0.6)],  # the fraction of units that is left out
+# Candidates by their settings, of which the validation texts choose one. To try another classifier,
+# which must accept `class_weight`, add it here and to step 3 of `main`.
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    # a small C keeps the weights small
+    "linear SVM": {f"C {c}": LinearSVC(C=c) for c in (0.1, 0.3, 1.0, 3.0)},
+    "logistic regression": {
+        f"C {c}": LogisticRegression(C=c, tol=3e-3, max_iter=1000)
+        for c in (0.001, 0.003, 0.01, 0.03)
+    },
+    # the fraction of units that is left out
+    "MLP": {f"dropout {p}": MLP(dropout=p) for p in (0.1, 0.3, 0.6)},
 }
 
 
@@ -187,16 +190,10 @@ class Row(NamedTuple):
     predicted: np.ndarray  # labels of the test texts: (texts,)
 
 
-def word_features(texts: dict[str, list[str]]) -> dict[str, Any]:
-    """Return the TF-IDF features of words and pairs of words, fitted on the training texts."""
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(texts["train"])
-    return {name: vectorizer.transform(texts[name]) for name in SPLITS}
-
-
-def standardise(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Scale each feature to mean 0 and standard deviation 1 over the training texts."""
-    scaler = StandardScaler(copy=False).fit(features["train"])
-    return {name: scaler.transform(features[name]) for name in SPLITS}
+def transform(transformer: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Fit a transformer of scikit-learn on the training texts, and transform every split."""
+    transformer.fit(inputs["train"])
+    return {name: transformer.transform(inputs[name]) for name in SPLITS}
 
 
 def frozen_features(
@@ -212,8 +209,9 @@ def frozen_features(
     encoded = {
         name: lab_common.encode(encoder, tokenizer, texts[name], poolings) for name in SPLITS
     }
+    scaler = StandardScaler(copy=False)  # each feature gets mean 0 and standard deviation 1
     return {
-        pooling: standardise({name: encoded[name][pooling] for name in SPLITS})
+        pooling: transform(scaler, {name: encoded[name][pooling] for name in SPLITS})
         for pooling in poolings
     }
 
@@ -225,9 +223,9 @@ def score(labels: np.ndarray, predicted: np.ndarray) -> Score:
 
 
 def benchmark(
-    features_name: str, title: str, classifier: Any, features: dict[str, Any], labels: Labels
+    names: tuple[str, str, str], classifier: Any, features: dict[str, Any], labels: Labels
 ) -> Row:
-    """Fit a classifier on the training texts; return its row."""
+    """Fit a classifier on the training texts; return its row, which starts with three names."""
     classifier.fit(features["train"], labels["train"])
     predicted = {split: classifier.predict(features[split]) for split in ("validation", "test")}
     validation, test = (score(labels[split], predicted[split]) for split in predicted)
@@ -236,10 +234,7 @@ def benchmark(
     else:
         weights = (getattr(classifier, weight, None) for weight in ("coef_", "intercept_"))
         trained = sum(weight.size for weight in weights if weight is not None)
-    settings = classifier.get_params()
-    shown = [f"{key} {settings[key]}" for key in ("C", "dropout", "epochs") if key in settings]
-    setting = "".join(shown)
-    return Row(features_name, title, setting, trained, validation, test, predicted["test"])
+    return Row(*names, trained, validation, test, predicted["test"])
 
 
 def best(rows: Iterable[Row], measure: str = "accuracy") -> Row:
@@ -260,13 +255,11 @@ def compare(
         (classifier_name, None, "accuracy"),
         (f"{classifier_name}, weighted", "balanced", "macro_f1"),
     ):
-        candidates = [
-            clone(candidate).set_params(class_weight=class_weight)
-            for candidate in CLASSIFIERS[classifier_name]
-        ]
-        results = [
-            benchmark(features_name, title, candidate, features, labels) for candidate in candidates
-        ]
+        results = []
+        for setting, candidate in CLASSIFIERS[classifier_name].items():
+            classifier = clone(candidate).set_params(class_weight=class_weight)
+            names = features_name, title, setting
+            results.append(benchmark(names, classifier, features, labels))
         rows.append(best(results, measure))
         common.note(f"trained {features_name}, {title}")
     return rows
@@ -347,10 +340,12 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. Classifiers
     majority = names[np.bincount(labels["train"]).argmax()]
-    # DummyClassifier always says the most frequent label; it does not look at any features
-    rows = [benchmark("none", f"always {majority}", DummyClassifier(), labels, labels)]
+    # DummyClassifier always says the most frequent label; the labels stand in for its features,
+    # which it does not look at
+    rows = [benchmark(("none", f"always {majority}", ""), DummyClassifier(), labels, labels)]
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)  # words and pairs of words
     with common.errors_in(arguments.data or dataset):
-        rows += compare("TF-IDF", "linear SVM", word_features(texts), labels)
+        rows += compare("TF-IDF", "linear SVM", transform(vectorizer, texts), labels)
         for kind, features in frozen.items():
             rows += compare(kind, "logistic regression", features, labels)
             rows += compare(kind, "MLP", features, labels)
@@ -361,15 +356,17 @@ def main(argv: list[str] | None = None) -> int:
     for kind in tuned_kinds:
         with common.errors_in(folder):
             tuned = TunedEncoder(folder, kind, epochs, device)
-            rows.append(benchmark(kind, "linear layer", tuned, texts, labels))
+            names_of_row = kind, "linear layer", f"epochs {epochs}"
+            rows.append(benchmark(names_of_row, tuned, texts, labels))
 
     # 5. Results on the test texts
     print_table(rows)
     kinds = ("TF-IDF", *frozen, *tuned_kinds)
     best_of = {kind: best(row for row in rows if row.features == kind) for kind in kinds}
     # the best row of words, of frozen features and of fine-tuned encoders is shown in detail
-    families = (["TF-IDF"], [*frozen], [*tuned_kinds])
-    shown = [best(best_of[kind] for kind in family) for family in families if family]
+    shown = [best_of["TF-IDF"], best(best_of[kind] for kind in frozen)]
+    if tuned_kinds:
+        shown.append(best(best_of[kind] for kind in tuned_kinds))
     for row in shown:
         print(f"\n{row.features}, {row.classifier}")
         options = {"labels": range(len(names)), "target_names": names, "zero_division": 0.0}

@@ -1,7 +1,7 @@
 """Lab exercise 3.2: answer multiple-choice questions by ranking the choices.
 
-Each choice gets a score, and the choice with the highest score is the answer. A tie is wrong. The
-rows of the table compute the scores in different ways:
+Each choice gets a score, and the choice with the highest score is the answer. If two choices have
+it, the answer counts as wrong. The rows of the table compute the scores in different ways:
 
 - the longest: the score is the length of the choice.
 - cosine: a pretrained encoder turns each text into a vector, its features. The score is the cosine
@@ -13,11 +13,11 @@ rows of the table compute the scores in different ways:
 - LoRA and fine-tuned, with --finetune: the encoder reads question and choice together and is
   trained. LoRA trains only two narrow matrices next to each weight matrix, and the head.
 
-Chance is the accuracy of guessing. McNemar's test compares two rankers by the questions that only
-one of them answers right: if these are about as many for both, neither is shown to be better.
+Chance is the accuracy of guessing. McNemar's test counts the questions that only one of two rankers
+answers right. If the counts are close, neither ranker is shown to be better.
 
-OpenBookQA is a published benchmark. Still 23 of its 500 test questions are in its training file
-too. Questions that are in two splits are left out of the earlier one.
+OpenBookQA is a published benchmark. Even so, some of its test questions are in its training file.
+Questions that are in two splits are left out of the earlier one.
 
     python lab_multiple_choice.py                         OpenBookQA: elementary science
     python lab_multiple_choice.py --data DIR              your own questions
@@ -64,7 +64,7 @@ from lab_data import SPLITS, Question
 
 MODEL = "bundled"  # a sentence encoder, whose mean-pooled features can be compared by cosine
 MAX_QUESTIONS, QUICK_QUESTIONS = 5_000, 300  # of a split; larger splits are sampled
-HELD_OUT = 0.1  # fraction of the groups of questions for validation, if it has no file
+HELD_OUT = 0.1  # fraction of the groups of questions that becomes validation, if it has no file
 GROUP_SIZE = 4  # questions about one fact in OpenBookQA; a group is not split
 SEEDS = 3  # rankers of each kind
 HIDDEN_SIZE = 512  # units of the hidden layer
@@ -89,7 +89,7 @@ class EncodedQuestion(Question):
 
 Splits = dict[str, list[EncodedQuestion]]
 Scorer = Callable[[EncodedQuestion], torch.Tensor]  # returns the scores of the choices, (choices,)
-Correct = dict[str, np.ndarray]  # by split: is the answer right? (runs, questions), bool
+Correct = dict[str, np.ndarray]  # by split: is the answer right? (seeds, questions), bool
 
 
 def sample(questions: list[Question], size: int, seed: int) -> list[Question]:
@@ -149,19 +149,20 @@ def add_features(
         cosine = product.mean(dim=1, keepdim=True)  # (choices, 1)
         pairs = torch.hstack([choices, question_row.expand_as(choices), product, cosine])
         encoded.append(
+            # the fields of the question, and two more
             EncodedQuestion(**vars(question), choice_features=choices, pair_features=pairs)
         )
     return encoded
 
 
-def train_ranker(questions: list[EncodedQuestion], inputs: str, dropout: float) -> Scorer:
+def train_ranker(questions: list[EncodedQuestion], features: str, dropout: float) -> Scorer:
     """Train a network to score the right choice of a question above the wrong ones.
 
-    `inputs` names the features that it reads, "choice_features" or "pair_features".
+    `features` names those that it reads, "choice_features" or "pair_features".
     """
     right, wrong = [], []  # features of the right choice and of a wrong one, for every pair
     for question in questions:
-        choices = getattr(question, inputs)  # (choices, width)
+        choices = getattr(question, features)  # (choices, width)
         is_wrong = torch.arange(len(choices)) != question.answer  # (choices,)
         wrong.append(choices[is_wrong])  # (choices - 1, width)
         right.append(choices[question.answer].expand_as(wrong[-1]))
@@ -177,25 +178,24 @@ def train_ranker(questions: list[EncodedQuestion], inputs: str, dropout: float) 
     def batch_loss(batch: list[int]) -> torch.Tensor:
         right_scores = network(right_features[batch])  # (batch, 1)
         wrong_scores = network(wrong_features[batch])  # (batch, 1)
-        # the mean of max(0, MARGIN - (right_scores - wrong_scores)); 1: the first should be higher
-        ones = torch.ones_like(right_scores)
+        # the mean of max(0, MARGIN - (right_scores - wrong_scores))
+        ones = torch.ones_like(right_scores)  # the first scores should be the higher ones
         return margin_ranking_loss(right_scores, wrong_scores, ones, MARGIN)
 
     batches = lab_common.random_batches(len(right_features), RANKER_BATCH_SIZE, RANKER_EPOCHS)
     lab_common.train(network.train(), batch_loss, batches, RANKER_LEARNING_RATE)
     network.eval()
-    return lambda question: network(getattr(question, inputs)).squeeze(1)
+    return lambda question: network(getattr(question, features)).squeeze(1)
 
 
-def fit_ranker(splits: Splits, inputs: str, seed: int) -> Scorer:
+def fit_ranker(splits: Splits, features: str, seed: int) -> Scorer:
     """Train a ranker with each dropout; return the one with the best validation accuracy."""
-    rankers = []
+    rankers = {}
     for dropout in DROPOUT:
         common.seed_everything(seed)
-        rankers.append(train_ranker(splits["train"], inputs, dropout))
-    accuracies = [is_correct(ranker, splits["validation"]).mean() for ranker in rankers]
-    best = int(np.argmax(accuracies))
-    common.note(f"ranker on {inputs}, seed {seed}: validation chose dropout {DROPOUT[best]}")
+        rankers[dropout] = train_ranker(splits["train"], features, dropout)
+    best = max(DROPOUT, key=lambda p: is_correct(rankers[p], splits["validation"]).mean())
+    common.note(f"ranker on {features}, seed {seed}: validation chose dropout {best}")
     return rankers[best]
 
 
@@ -331,7 +331,6 @@ def main(argv: list[str] | None = None) -> int:
         texts = [f"{question.text} {question.choices[question.answer]}" for question in train]
         with common.errors_in("too few training questions"):
             questions |= hold_out(train, encode(encoder, tokenizer, texts), seed)
-    questions = {name: questions[name] for name in SPLITS}
     questions = lab_data.remove_duplicates(questions, text=lambda question: question.text)
     print(", ".join(f"{len(questions[name]):,} {name}" for name in SPLITS), "questions")
 

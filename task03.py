@@ -1,14 +1,14 @@
 """Task 03: experiments towards a better model of the electricity consumption.
 
 The table compares baselines, the LSTM of task 02, MLPs (fully connected layers) and MLPs with GRUs
-(recurrent layers). After "MLP on the change", each network changes one thing in the one above it.
-The customer's habits change, so no single period represents the year to come. Hence validation data
-are the last quarters of 2011, 2012 and 2013. For each of them, every model is trained on all
-readings before it.
+(recurrent layers). From "MLP on the change" on, each row changes one thing in the row above. The
+customer's habits change, so no single period represents the year to come. Hence validation data are
+the last quarters of 2011, 2012 and 2013. For each of them, every model is trained on all readings
+before it.
 
 The winner is the network with the lowest mean of its three errors. Then every model is trained
 again on 2011 to 2013, each network from three seeds, and tested on 2014. The test year is used once
-per row, after every choice is made; only test figures of earlier versions of this script were known
+per row, after every choice is made. But test figures of earlier versions of this script were known
 when it was written. R-squared is the fraction of the variance that is predicted.
 
     python task03.py
@@ -44,7 +44,7 @@ import electricity
 import task02
 
 DAY = electricity.READINGS_PER_DAY
-HISTORY = 28 * DAY + 1  # readings before a target that a model may use: four weeks, and one more
+HISTORY = 28 * DAY + 1  # readings before a target: from just before the same time 28 days ago
 ORIGINS = ["2011-10-01", "2012-10-01", "2013-10-01"]  # training ends and validation begins
 VALIDATION = pd.Timedelta(days=92)  # October to December
 SEEDS = 3  # networks of each kind that are tested: --seed, --seed + 1 and so on
@@ -84,37 +84,32 @@ def split_at(samples: Samples, origin: str) -> tuple[Samples, Samples]:
     return samples.part(slice(first)), samples.part(slice(first, end))
 
 
-class MLP(nn.Sequential):
-    """Two hidden layers: (batch, inputs) to (batch,)."""
-
-    def __init__(self, input_size: int, dropout: float) -> None:
-        layers: list[nn.Module] = []
-        for width in (input_size, HIDDEN_SIZE):  # (batch, width) to (batch, HIDDEN_SIZE)
-            layers += [nn.Linear(width, HIDDEN_SIZE), nn.SiLU(), nn.Dropout(dropout)]
-        layers += [nn.Linear(HIDDEN_SIZE, 1), nn.Flatten(0)]  # (batch, 1), (batch,)
-        super().__init__(*layers)
+def task02_lstm(input_size: int, dropout: float) -> nn.Module:
+    """Return the LSTM of task 02: (batch, inputs) to (batch,). It has no dropout."""
+    return nn.Sequential(nn.Unflatten(1, (input_size, 1)), common.ConsumptionLSTM())
 
 
-class Task02LSTM(nn.Sequential):
-    """The LSTM of task 02, which reads one input at a time: (batch, inputs) to (batch,)."""
-
-    def __init__(self, input_size: int, dropout: float) -> None:  # this network has no dropout
-        super().__init__(nn.Unflatten(1, (input_size, 1)), common.ConsumptionLSTM())
+def mlp(input_size: int, dropout: float) -> nn.Module:
+    """Return a network with two hidden layers: (batch, inputs) to (batch,)."""
+    layers: list[nn.Module] = []
+    for width in (input_size, HIDDEN_SIZE):  # (batch, width) to (batch, HIDDEN_SIZE)
+        layers += [nn.Linear(width, HIDDEN_SIZE), nn.SiLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(HIDDEN_SIZE, 1), nn.Flatten(0))
 
 
 class MLPWithGRUs(nn.Module):
     """An MLP that also gets the last hidden states of GRUs: (batch, inputs) to (batch,).
 
     A GRU is a recurrent layer like an LSTM, with one kind of memory. The first reads the past days
-    in order. With `hours`, a second reads the last two hours. The inputs must be those of `SHORT`:
-    30 readings of past days, 8 recent ones, and the calendar.
+    in order. With `hours`, a second reads the last two hours. The inputs must be those of the
+    experiment `SHORT` below: 30 readings of past days, 8 recent ones, and the calendar.
     """
 
     def __init__(self, input_size: int, dropout: float, hours: bool = False) -> None:
         super().__init__()
         self.days_gru = nn.GRU(3, GRU_SIZE, batch_first=True)
         self.hours_gru = nn.GRU(1, GRU_SIZE, batch_first=True) if hours else None
-        self.mlp = MLP(input_size + GRU_SIZE * (1 + hours), dropout)
+        self.mlp = mlp(input_size + GRU_SIZE * (1 + hours), dropout)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predict from the readings of the past days, then the recent ones, then the calendar."""
@@ -124,7 +119,7 @@ class MLPWithGRUs(nn.Module):
         columns = [inputs, state[0]]  # (batch, inputs), (batch, GRU_SIZE)
         if self.hours_gru is not None:
             changes = inputs[:, start : start + RECENT - 1]  # differences from the last reading
-            changes = nn.functional.pad(changes, (0, 1))  # (batch, RECENT); its own is 0
+            changes = nn.functional.pad(changes, (0, 1))  # (batch, RECENT); the last one's is 0
             _, state = self.hours_gru(changes.unsqueeze(-1))  # (1, batch, GRU_SIZE)
             columns.append(state[0])
         return self.mlp(torch.cat(columns, dim=1))
@@ -135,7 +130,7 @@ class Experiment:
     """A network of the table: its inputs and its training."""
 
     name: str  # the row of the table
-    network: Callable[[int, float], nn.Module] = MLP  # called with number of inputs and dropout
+    network: Callable[[int, float], nn.Module] = mlp  # called with number of inputs and dropout
     readings: int = DAY  # number of readings before the target that are inputs
     past_days: tuple[int, ...] = ()  # days back of which three readings around the time are inputs
     calendar: bool = False  # whether the time of day and the day of the week are inputs
@@ -149,7 +144,7 @@ class Experiment:
 
 LSTM = Experiment(
     "LSTM of task 02",
-    Task02LSTM,
+    task02_lstm,
     change=False,
     epochs=task02.EPOCHS,
     batch_size=task02.BATCH_SIZE,
@@ -174,10 +169,11 @@ NETWORKS = [LSTM, CHANGE, CALENDAR, WEEK, TEN_DAYS, SHORT, DROPOUT, ONE_CYCLE, D
 def make_inputs(samples: Samples, experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     """Return the inputs of a network, and the level that is added to its outputs.
 
-    They are float32, (rows, inputs) and (rows,). The level is the last reading, or 0 without
-    `experiment.change`.
+    They are float32, (rows, inputs) and (rows,). The level is the last reading if
+    `experiment.change`, else 0.
     """
-    offsets = set(range(-experiment.readings, 0))  # the target has the offset 0
+    # the target has the offset 0, so the last column of the history has the offset -1
+    offsets = set(range(-experiment.readings, 0))
     # around the same time on each past day: for day 1 the offsets -97, -96 and -95
     offsets |= {near - DAY * day for day in experiment.past_days for near in (-1, 0, 1)}
     inputs = samples.history[:, sorted(offsets)]  # (rows, offsets), a copy, the oldest first
@@ -221,7 +217,7 @@ def predict_baselines(train: Samples, later: Samples) -> dict[str, np.ndarray]:
     inputs, level = make_inputs(train, SHORT)
     boosting.fit(inputs, train.targets - level)
     inputs, level = make_inputs(later, SHORT)
-    return {
+    return {  # None adds the axis of the models
         "same time yesterday": history[None, :, -DAY],
         "same time last week": history[None, :, -7 * DAY],
         LAST_READING: history[None, :, -1],
@@ -239,8 +235,8 @@ def train_and_predict(
 ) -> dict[str, np.ndarray]:
     """Train every row of the table, and return its predictions of `later`: (models, rows) each.
 
-    Several networks are trained at a time, each in a process and on one core. Their weights do not
-    depend on the number of processes.
+    Several networks are trained at a time, each in a process and on one core. A plain loop would
+    give the same networks.
     """
 
     def jobs() -> Iterator[tuple]:
@@ -255,7 +251,7 @@ def train_and_predict(
     trained = Parallel(workers, return_as="generator", max_nbytes=None)(jobs())  # in this order
     progress, total = f"trained until {train.times[-1]:%B %Y}", len(experiments) * len(seeds)
     try:
-        networks = list(tqdm(trained, progress, total, unit=" networks"))
+        networks = iter(list(tqdm(trained, progress, total, unit=" networks")))
     except BrokenProcessPool as error:
         message = "a process of the training was killed, perhaps for lack of memory"
         raise common.ScriptError(message) from error
@@ -265,7 +261,7 @@ def train_and_predict(
         inputs, level = make_inputs(later, experiment)  # (rows, inputs), (rows,)
         rows = torch.from_numpy(inputs).to(device)
         # the networks are in the order of `jobs`: all seeds of one experiment, then the next
-        outputs = [task02.predict(networks.pop(0), rows).cpu().numpy() for _ in seeds]
+        outputs = [task02.predict(next(networks), rows).cpu().numpy() for _ in seeds]
         predictions[experiment.name] = level + np.stack(outputs)
     return predictions
 
@@ -273,7 +269,7 @@ def train_and_predict(
 def print_remarks(table: pd.DataFrame, test: Samples) -> None:
     """Print how few steps hold the error of the last reading, and which rows are worse than it."""
     errors = np.sort((test.targets - test.history[:, -1]) ** 2)[::-1]  # (rows,), the largest first
-    first, second = (errors[: len(errors) // n].sum() / errors.sum() for n in (100, 20))
+    first, second = (errors[: len(errors) // n].sum() / errors.sum() for n in (100, 20))  # 1%, 5%
     common.note(
         f"1% of the steps of the test year hold {first:.0%} of the squared error of the last "
         f"reading, 5% hold {second:.0%}"
@@ -361,7 +357,7 @@ def main(argv: list[str] | None = None) -> int:
     # 2. The winner is the network with the lowest mean error.
     table = pd.DataFrame(errors)  # (rows, origins)
     table["mean"] = table.mean(axis=1)
-    winner = table["mean"][[experiment.name for experiment in experiments]].idxmin()
+    winner = table.loc[[experiment.name for experiment in experiments], "mean"].idxmin()
 
     # 3. Every choice is made. Train every row again, on all years, and use the test year once.
     data = pd.concat([train_frame, test_frame], ignore_index=True)

@@ -56,8 +56,8 @@ def classify(
     It returns the standard output, and the sum of the trained weights of each candidate.
     """
 
-    def record(kind: str, name: str, classifier: Any, *rest: Any) -> Row:
-        row = benchmark(kind, name, classifier, *rest)
+    def record(names: tuple[str, str, str], classifier: Any, *rest: Any) -> Row:
+        row = benchmark(names, classifier, *rest)
         if hasattr(classifier, "network_"):
             weights.append(sum(w.double().sum().item() for w in classifier.network_.parameters()))
         elif hasattr(classifier, "coef_"):
@@ -140,7 +140,8 @@ BAD = {"validation": [1, 1, 1, 0], "test": [1, 1, 1, 1]}
 def test_accuracy_chooses_a_setting_and_macro_f1_with_class_weights(
     order: tuple[dict, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(lab_classifier.CLASSIFIERS, "fixed", [*map(Fixed, order)])
+    candidates = dict(zip("abc", map(Fixed, order), strict=True))
+    monkeypatch.setitem(lab_classifier.CLASSIFIERS, "fixed", candidates)
     rows = lab_classifier.compare("texts", "fixed", {name: name for name in SPLITS}, LABELS)
     assert [row.predicted.tolist() for row in rows] == [MAJORITY["test"], RARE["test"]]
     assert [row.validation for row in rows] == [(0.75, pytest.approx(3 / 7)), (0.5, 0.5)]
