@@ -5,7 +5,7 @@ import json
 import re
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,21 +97,6 @@ def test_row_without_a_text_or_a_label_is_named(last_row: str, number: int, tmp_
     (tmp_path / "rows.csv").write_text(f"text,label\na,1\n{last_row}\n", encoding="utf-8")
     with pytest.raises(common.ScriptError, match=f"rows.csv: row {number}: the text or the label"):
         lab_data.read_labelled_texts(tmp_path / "rows.csv")
-
-
-@pytest.mark.parametrize(("dataset", "splits"), [
-    ("emotion", {"train", "validation", "test"}),
-    ("ag_news", {"train", "test"}),
-])  # fmt: skip
-def test_labelled_texts_of_the_hub_keep_their_splits(
-    dataset: str, splits: set[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def hub_table(repository: str, folder: str) -> pd.DataFrame:
-        return pd.DataFrame({"text": [folder.rpartition("/")[2]], "label": [3]})
-
-    monkeypatch.setattr(lab_data, "hub_table", hub_table)
-    found = lab_data.load_labelled_texts(dataset, None)
-    assert found == {name: [(name, "3")] for name in splits}
 
 
 def test_one_csv_file_is_split_by_label(tmp_path: Path) -> None:
@@ -309,11 +294,19 @@ def test_names_of_emotions_are_those_of_the_recorded_report() -> None:
     assert tuple(names[:6]) == lab_data.LABELS["emotion"]
 
 
-def test_questions_of_the_hub_keep_their_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("load", "dataset", "splits"), [
+    (lab_data.load_labelled_texts, "emotion", SPLITS),
+    (lab_data.load_labelled_texts, "ag_news", ("train", "test")),
+    (lab_data.load_questions, "openbookqa", SPLITS),
+])  # fmt: skip
+def test_texts_of_the_hub_keep_their_splits(
+    load: Callable, dataset: str, splits: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def hub_table(repository: str, folder: str) -> pd.DataFrame:
         text = folder.rpartition("/")[2]
-        return pd.DataFrame([{"question_stem": text, "choices": COLUMNS, "answerKey": "B"}])
+        question = {"question_stem": text, "choices": COLUMNS, "answerKey": "B"}
+        return pd.DataFrame([{"text": text, "label": 3, **question}])
 
     monkeypatch.setattr(lab_data, "hub_table", hub_table)
-    splits = lab_data.load_questions("openbookqa", None)
-    assert {name: rows[0].text for name, rows in splits.items()} == {name: name for name in SPLITS}
+    found = {name: rows[0].text for name, rows in load(dataset, None).items()}
+    assert found == {name: name for name in splits}
