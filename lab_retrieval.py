@@ -492,14 +492,12 @@ def main(argv: list[str] | None = None) -> int:
 
     # 1. BM25: k1 and b are chosen on the training claims
     words = {part: split_words(texts[part]) for part in texts}
-
-    def bm25_of(split: str, k1: float, b: float) -> np.ndarray:
-        return bm25(words["documents"], words[split], k1, b)
-
-    k1, b = max(
-        product(K1, B), key=lambda pair: mean_ndcg(bm25_of("train", *pair), claims["train"])
-    )
-    bm25_scores = {split: bm25_of(split, k1, b) for split in claims}
+    values = {
+        (k1, b): mean_ndcg(bm25(words["documents"], words["train"], k1, b), claims["train"])
+        for k1, b in product(K1, B)
+    }
+    k1, b = max(values, key=values.__getitem__)
+    bm25_scores = {split: bm25(words["documents"], words[split], k1, b) for split in claims}
     # for each row of the table, the measures of the test claims from every seed
     rows = {f"BM25, k1 {k1:g}, b {b:g}": [measure(bm25_scores["test"], claims["test"])]}
 
@@ -516,7 +514,7 @@ def main(argv: list[str] | None = None) -> int:
     pooling_name = "[CLS]" if pooling is lab_common.cls_pooling else "mean"
     documents = normalize(features["documents"][pooling_name])  # (documents, width)
     splits = [Split(claims[s], bm25_scores[s], features[s][pooling_name]) for s in claims]
-    training, test = splits
+    training, test = splits  # in the order of `claims`
     cosines = cosine_scores(identity, training.inputs, documents)
     weight = choose_bm25_weight(training.bm25_scores, cosines, training.claims)
     fused = fuse(test.bm25_scores, cosine_scores(identity, test.inputs, documents), weight)
