@@ -5,11 +5,11 @@ probable one. It soon repeats itself: once a sentence has occurred twice, a thir
 probable. Sampling draws the token by its probability. The temperature divides the scores from which
 the probabilities are computed. Below 1 it favours the likely tokens; above 1 it makes all tokens
 more alike, until the text is noise. Most of the nonsense comes from the many unlikely tokens. Top-k
-keeps only the k most likely ones, and top-p the most likely ones, until they sum to p.
+keeps only the k most likely ones, and top-p the most likely ones that together have probability p.
 
     python lab_generation.py
     python lab_generation.py "The night was dark"   another beginning of the text
-    python lab_generation.py --quick                two texts per setting instead of twenty
+    python lab_generation.py --quick                two texts per sampled setting, not twenty
     python lab_generation.py --model NAME           another decoder
 
 Takes five minutes on two CPU cores, after a download of 551 MB. Expect a loss near the entropy (the
@@ -38,7 +38,7 @@ MODEL = "openai-community/gpt2"  # the model that the exercise names
 PROMPT = "Who knows if God exists, but for sure I"
 NEW_TOKENS = 80  # of every text, so that the measures of the texts are comparable
 TEXTS, QUICK_TEXTS = 20, 2  # texts sampled for each setting
-TEMPERATURES = (0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)
+TEMPERATURES = (0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)  # 1.0 and the highest are compared at the end
 SETTINGS: dict[str, dict[str, Any]] = {  # arguments of `generate`
     "greedy": {"do_sample": False},
     **{f"temperature {t}": {"do_sample": True, "temperature": t, "top_k": 0} for t in TEMPERATURES},
@@ -105,9 +105,8 @@ def measure(model: PreTrainedModel, tokens: torch.Tensor, start: int) -> dict[st
 def print_table(means: pd.DataFrame, deviations: pd.DataFrame) -> None:
     """Print the measures of each setting, and the perplexity.
 
-    The perplexity, exp(loss), is a number of tokens: one of so many equally likely ones is as
-    surprising. It is computed from the mean loss, because a mean of perplexities is ruled by the
-    strangest text.
+    The perplexity, exp(loss), is how many equally likely tokens would surprise the model as much.
+    It is that of the mean loss, because the strangest text rules a mean of perplexities.
     """
     cells = means.map("{:.2f}".format) + " ± " + deviations.map("{:.2f}".format)
     cells["perplexity"] = np.exp(means["loss"]).map("{:.3g}".format)
@@ -115,10 +114,10 @@ def print_table(means: pd.DataFrame, deviations: pd.DataFrame) -> None:
 
 
 def print_conclusions(means: pd.DataFrame) -> None:
-    """Print conclusions on standard error."""
+    """Print the main figures on standard error."""
     repeat, loss = means["longest repeat"].round(2), means["loss"].round(2)
     entropy = means["entropy"].round(2)
-    own, hot, top_p = "temperature 1.0", "temperature 2.0", "top-p 0.9"
+    own, hot, top_p = "temperature 1.0", f"temperature {max(TEMPERATURES)}", "top-p 0.9"
     common.note(f"longest repeat: greedy {repeat['greedy']} tokens, {own} {repeat[own]}")
     common.note(
         f"{own} samples from the model's own predictions, so the loss, {loss[own]}, is about the "

@@ -1,6 +1,6 @@
 """Lab exercise 3.3: retrieve the abstracts that support or refute a scientific claim (SciFact).
 
-Read these first: `bm25`, `train` (its loss is the lesson), `fuse` and `choose_alpha`. A *document*
+Read these first: `train_claims` (its loss is the lesson), `fuse` and `choose_alpha`. A *document*
 is an abstract with its title. It is *relevant* to a claim if it supports or refutes the claim.
 
 - BM25 scores a document by the words it shares with the claim. Rare words count more, and words in
@@ -11,14 +11,14 @@ is an abstract with its title. It is *relevant* to a claim if it supports or ref
   documents than to all others. The encoder is frozen, so every text is encoded once.
 - Fusion is a weighted sum of the standardised scores of BM25 and of dense retrieval.
 
-Two thirds of the test claims are about a document that is relevant to a training claim too. A model
-that only remembers these documents looks good. So the settings of trained models are chosen on
-held-out training claims, about documents that are relevant to no claim trained on. The column `new`
-shows the test claims about such new documents.
+Two thirds of SciFact's test claims are about a document that is relevant to a training claim too.
+A model that only remembers these documents looks good. So the settings of trained models are chosen
+on held-out training claims, about documents that are relevant to no claim trained on. The column
+`new` shows the test claims about such new documents.
 
-The weights of the printed map lie between the untrained map, the identity (alpha = 0), and the
-trained one (alpha = 1). A small alpha keeps more of the untrained map and remembers less. The
-second table and the picture show nDCG@10 for each alpha.
+The map of the table is a mix of the untrained one, the identity (alpha = 0), and the trained one
+(alpha = 1). A small alpha keeps more of the untrained map and remembers less. The second table and
+the picture show nDCG@10 for each alpha.
 
     python lab_retrieval.py
     python lab_retrieval.py --query "Vitamin D protects against colds."   after a run: the best five
@@ -29,8 +29,8 @@ second table and the picture show nDCG@10 for each alpha.
                                                      queries.jsonl, qrels/train.tsv, qrels/test.tsv
 
 Takes four to seven minutes, most of them for encoding the abstracts, and half an hour more with
---finetune. Expect an nDCG@10 of 0.77, and of 0.75 for claims about new documents. nDCG@10 is 1 if
-the relevant documents come first, and 0 if none of them is among the first ten.
+--finetune. For BM25 + map expect an nDCG@10 of 0.77, and of 0.75 for claims about new documents.
+nDCG@10 is 1 if the relevant documents come first, and 0 if none of them is among the first ten.
 """
 
 import argparse
@@ -97,7 +97,7 @@ class Split(NamedTuple):
 
     claims: list[Claim]
     bm25_scores: np.ndarray  # (claims, documents)
-    inputs: torch.Tensor | np.ndarray  # features (claims, width); of an encoder, texts (claims,)
+    inputs: torch.Tensor | np.ndarray  # features (claims, width), or texts (claims,)
 
     def part(self, rows: np.ndarray) -> "Split":
         """Return some of the claims."""
@@ -124,8 +124,8 @@ def measure_claim(scores: np.ndarray, claim: Claim) -> dict[str, float]:
     """Return the measures of a claim. `scores` is (documents,); equal scores keep their order.
 
     Recall is the fraction of the relevant documents among the first 10 or 100. MRR is 1 / rank of
-    the first relevant document, or 0 below rank 10. `new` is nDCG@10, or NaN if a training claim
-    cites the same document.
+    the first relevant document, or 0 below rank 10. `new` is nDCG@10, or NaN if a relevant
+    document is relevant to a training claim too.
     """
     # 1, and the documents with a higher score, or with the same score and an earlier place
     ranks = np.array(
@@ -163,8 +163,8 @@ def split_words(texts: list[str]) -> list[list[str]]:
 def bm25(documents: list[list[str]], queries: list[list[str]], k1: float, b: float) -> np.ndarray:
     """Return the BM25 scores of documents: (queries, documents) (Robertson and Zaragoza 2009).
 
-    `queries` are the words of claims. Each word adds its rarity times its frequency in the
-    document; k1 limits the frequency, and b relates it to the length of the document.
+    `queries` are the words of claims. Each word adds its rarity * f / (f + k1 * (1 - b + b * l)),
+    where f is its frequency in the document, and l the document's length over the mean length.
     """
     if not any(documents):
         raise common.ScriptError("the documents have no words for BM25")
@@ -219,7 +219,7 @@ class ClaimEncoder(nn.Module):
         return self.pooling((states,), batch["attention_mask"])
 
 
-def train(
+def train_claims(
     untrained: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
 ) -> nn.Module:
     """Return a copy of a model, trained to bring each claim closest to its relevant documents.
@@ -234,8 +234,8 @@ def train(
 
     def batch_loss(batch: list[int]) -> torch.Tensor:
         targets = torch.zeros(len(batch), len(documents), device=documents.device)
-        for row, claim in enumerate(batch):
-            relevant = list(split.claims[claim].relevant)
+        for row, index in enumerate(batch):
+            relevant = list(split.claims[index].relevant)
             targets[row, relevant] = 1 / len(relevant)  # a probability
         vectors = normalize(model(split.inputs[batch]))  # (batch, width)
         return cross_entropy(vectors @ documents.T / setting.temperature, targets)
@@ -273,13 +273,15 @@ def cosine_scores(
 def choose_alpha(
     untrained: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
 ) -> tuple[list[float], float, float]:
-    """Return the mean nDCG@10 of held-out claims for each of `ALPHAS`, the best one, and a weight.
+    """Return the mean nDCG@10 of held-out claims for each of `ALPHAS`, the best alpha and a weight.
 
     The claims of each fold are ranked by a model that is trained on the other folds. The weight of
     BM25 is the best for these rankings with the best alpha.
     """
     folds = disjoint_folds(split.claims)
-    models = [train(untrained, split.part(kept), documents, setting, seed) for kept, _ in folds]
+    models = [
+        train_claims(untrained, split.part(kept), documents, setting, seed) for kept, _ in folds
+    ]
 
     def held_out_scores(alpha: float) -> np.ndarray:
         scores = np.empty_like(split.bm25_scores)  # (claims, documents)
@@ -295,7 +297,7 @@ def choose_alpha(
 
 
 def disjoint_folds(claims: list[Claim]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return five pairs: the indices of claims to train on, and of held-out claims.
+    """Return pairs of folds: the indices of claims to train on, and of held-out claims.
 
     No document is relevant to claims of both. Claims that share a document, directly or through
     other claims, stay together.
@@ -323,18 +325,18 @@ def train_and_test(
 ) -> Result:
     """Choose on held-out claims, train on all training claims with each seed, and test."""
     training, test = splits
-    held_out, alpha, weight = choose_alpha(untrained, training, documents, setting, seed)
-    models = [train(untrained, training, documents, setting, seed + i) for i in range(SEEDS)]
+    values, alpha, weight = choose_alpha(untrained, training, documents, setting, seed)
+    models = [train_claims(untrained, training, documents, setting, seed + i) for i in range(SEEDS)]
 
-    def measure_seeds(alpha: float, bm25_weight: float = 0.0) -> list[pd.DataFrame]:
-        mixed = [interpolate(untrained, model, alpha) for model in models]
+    def measure_seeds(a: float, bm25_weight: float = 0.0) -> list[pd.DataFrame]:  # 0: cosines alone
+        mixed = [interpolate(untrained, model, a) for model in models]
         cosines = [cosine_scores(model, test.inputs, documents) for model in mixed]
         fused = [fuse(test.bm25_scores, scores, bm25_weight) for scores in cosines]
         return [measure(scores, test.claims) for scores in fused]
 
     means = [pd.concat(measure_seeds(a)).mean() for a in ALPHAS]
     curve = pd.DataFrame(index=pd.Index(ALPHAS, name="alpha"))
-    curve["held-out claims"] = held_out
+    curve["held-out claims"] = values
     curve["test claims"] = [mean["nDCG@10"] for mean in means]
     curve["new"] = [mean["new"] for mean in means]
     name = f"{setting.name}, alpha {alpha:g}"
@@ -456,7 +458,10 @@ def thin_out(collection: Collection, size: int) -> Collection:
 
 
 def load_collection(arguments: argparse.Namespace) -> tuple[str, Collection]:
-    """Return the name of a collection and the collection; print the numbers of its claims."""
+    """Return the name of a collection and the collection; print the numbers of its claims.
+
+    Claims that are in both splits are left out of the training, and of too many some are taken.
+    """
     name, collection = lab_data.load_or_docstrings(arguments, "scifact", lab_data.load_collection)
     if arguments.quick:
         collection = thin_out(collection, QUICK_DOCUMENTS)

@@ -47,8 +47,8 @@ def make_batches(dataset: TensorDataset, size: int) -> DataLoader:
         )
     sampler = BatchSampler(RandomSampler(dataset), size, drop_last=True)
     # DataLoader(dataset, size, shuffle=True, drop_last=True) would look up one window at a time,
-    # which is slower. This sampler yields the indices of a whole batch; None says that the loader
-    # makes no batches.
+    # which is slower. This sampler yields the indices of a whole batch; None says that these are
+    # batches already.
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
@@ -64,7 +64,7 @@ def train_epoch(
     """
     model.train()
     losses = []
-    for inputs, targets in loader:  # (batch, time, 1), (batch,)
+    for inputs, targets in loader:  # (batch, time, 1) or, in task 03, (batch, inputs); (batch,)
         optimizer.zero_grad()
         loss = mean_squared_error(model(inputs), targets)
         loss.backward()
@@ -79,7 +79,7 @@ def train_epoch(
 def predict(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """Return the predictions for all rows of `inputs`: (rows, …) to (rows,)."""
     model.eval()
-    return torch.cat([model(batch) for batch in inputs.split(1024)])
+    return torch.cat([model(batch) for batch in inputs.split(1024)])  # in parts, to save memory
 
 
 def main(argv: list[str] | None = None) -> int:

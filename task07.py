@@ -4,7 +4,7 @@ An extractive encoder (DistilBERT) reads question and context together; each tok
 others. Its head, a last layer for one task, scores each token as the first and as the last token of
 the answer. So the answer is a part of the context. A generative encoder-decoder (T5), or a decoder,
 reads the same text and writes the answer token by token. It computes each token from the text and
-from the tokens already written. The answer may use other words, and it may be wrong.
+from the tokens already written. The answer may use other words. Both answers may be wrong.
 
     python task07.py
     python task07.py "What kind of painting is it?"                    your own question
@@ -59,8 +59,8 @@ def best_span(
     log p(answer) = log p(first token) + log p(last token).
     """
     is_option = in_context.clone()  # (time,)
-    # [CLS] stands for "the context contains no answer". It takes probability from all spans of a
-    # window without the answer, although it is no span itself.
+    # [CLS] stands for "the context contains no answer". In a window without the answer it gets most
+    # of the probability, so the spans there get little.
     is_option[0] = True
     starts = start_logits.masked_fill(~is_option, -torch.inf).log_softmax(0).tolist()  # (time,)
     ends = end_logits.masked_fill(~is_option, -torch.inf).log_softmax(0).tolist()  # (time,)
@@ -119,7 +119,7 @@ def generate_answer(
         message = [{"role": "user", "content": prompt}]
         inputs = tokenizer.apply_chat_template(
             message,
-            add_generation_prompt=True,  # the beginning of the answer
+            add_generation_prompt=True,  # it ends where the answer begins
             enable_thinking=False,  # for models such as Qwen3, which otherwise think aloud first
             return_dict=True,
             return_tensors="pt",
@@ -139,7 +139,7 @@ def generate_answer(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Ask both models, print their answers and compare them."""
+    """Ask both models, and print their answers and where these come from."""
     models = {"extractive_model": EXTRACTIVE_MODEL, "generative_model": GENERATIVE_MODEL}
     parser = common.argument_parser(__doc__, "--device", **models)
     parser.add_argument("question", nargs="?", default=QUESTION, metavar="QUESTION")
@@ -167,7 +167,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"Answer generative question-answering: {generated}")
 
     common.note(f"extracted: characters {start} to {end}, probability {probability:.3f}")
-    origin = "copied from" if generated in common.printable(context) else "not a part of"
+    is_copied = generated and generated in common.printable(context)
+    origin = "copied from" if is_copied else "not a part of"
     common.note(f"generated: token by token, {origin} the context")
     return 0
 

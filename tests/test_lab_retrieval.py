@@ -113,7 +113,7 @@ def test_loss_is_the_mean_over_the_relevant_documents_among_all_documents(
     losses: list[float] = []
     monkeypatch.setattr(lab_common, "train", record)
     split.claims[3] = Claim("", {1: 1, 5: 2})
-    lab_retrieval.train(identity_map(4), split, documents, SETTING, seed=0)
+    lab_retrieval.train_claims(identity_map(4), split, documents, SETTING, seed=0)
     cosines = normalize(split.inputs[3], dim=0) @ documents.T
     log_probabilities = (cosines / SETTING.temperature).log_softmax(0)
     assert losses == [pytest.approx(-log_probabilities[[1, 5]].mean().item())]
@@ -163,7 +163,7 @@ def test_settings_are_chosen_with_maps_that_have_not_seen_the_claims(
         signs = [-1 if names[row] in known else 1 for row in rows]
         return np.array(signs)[:, None] * np.eye(8)[DOCUMENTS][rows]  # (claims, documents)
 
-    monkeypatch.setattr(lab_retrieval, "train", train)
+    monkeypatch.setattr(lab_retrieval, "train_claims", train)
     monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: trained)
     monkeypatch.setattr(lab_retrieval, "cosine_scores", cosine_scores)
     values, _, weight = lab_retrieval.choose_alpha(
@@ -271,7 +271,8 @@ def test_ndcg_is_1_if_ten_of_twelve_relevant_documents_come_first() -> None:
 def test_training_is_without_dropout(split: Split, documents: torch.Tensor) -> None:
     starts = [torch.nn.Sequential(torch.nn.Dropout(p), identity_map(4)) for p in (0.0, 0.5)]
     first, second = (
-        lab_retrieval.train(start, split, documents, SETTING, seed=0)[1].weight for start in starts
+        lab_retrieval.train_claims(start, split, documents, SETTING, seed=0)[1].weight
+        for start in starts
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, torch.eye(4))
@@ -282,7 +283,7 @@ def test_weight_of_bm25_is_chosen_with_the_best_alpha(
     split: Split, documents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Let a map rank the document of a claim first with the alpha 0.3, and last with others."""
-    monkeypatch.setattr(lab_retrieval, "train", lambda *_: None)
+    monkeypatch.setattr(lab_retrieval, "train_claims", lambda *_: None)
     monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: a)
     monkeypatch.setattr(
         lab_retrieval, "cosine_scores", lambda a, rows, _: (1 if a == 0.3 else -1) * np.eye(8)[rows]
