@@ -116,7 +116,7 @@ def converted(path: Path, sha256: str, convert: Callable[[Path, Path], None]) ->
                 common.note(f"converting {path.name}; this takes half a minute, once")
                 transformers.logging.set_verbosity_error()
                 transformers.logging.disable_progress_bar()
-                with common.complete_path(folder) as temporary_folder:
+                with common.errors_in(folder), common.complete_path(folder) as temporary_folder:
                     convert(path, temporary_folder)
     return folder
 

@@ -196,6 +196,8 @@ def load(auto_class: Any, folder: Path) -> Any:
         missing = sorted(report["missing_keys"])  # transformers draws these weights at random
         if any(not weight.startswith("pooler.") for weight in missing):
             raise ScriptError(f"{folder}: the checkpoint has no {missing[0]}, which {name} needs")
+        if missing:
+            model.pooler = None  # no script uses it
         for weight_name, weight in model.named_parameters():
             if not weight.isfinite().all():
                 raise ScriptError(f"{folder}: {weight_name} has values that are not finite numbers")
@@ -471,14 +473,13 @@ def select_device(name: str) -> torch.device:
 def complete_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path for a file or a folder; it is renamed to `path` on success.
 
-    An old folder is removed only when the new one has its name. A link stays a link. Raises
-    `ScriptError` if the new file or folder cannot be saved.
+    An old folder is removed only when the new one has its name. A link stays a link.
     """
-    path = path.resolve()
-    with errors_in(f"{path}: not saved"):
+    path = Path(os.path.realpath(path))
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            new, old = Path(folder, path.name), Path(folder, "old")
+            new, old = Path(folder, path.name), Path(folder, f"{path.name}.old")
             yield new
             try:
                 if new.is_dir() and path.is_dir():  # a folder cannot replace one in a single step
@@ -487,6 +488,9 @@ def complete_path(path: Path) -> Iterator[Path]:
             finally:  # after an error or Ctrl-C the old folder gets its name back
                 if old.exists() and not path.exists():
                     old.rename(path)
+    except OSError as error:
+        error.filename = str(path)  # not the temporary name
+        raise
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
@@ -517,7 +521,7 @@ def read_text(path: Path) -> str:
     Raises `ScriptError` naming the file, and the first byte that is not UTF-8.
     """
     with errors_in(f"{path}: cannot be read as UTF-8 text"):
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         if "\0" in text:
             raise ValueError("it contains a zero byte")
     return text

@@ -303,7 +303,9 @@ def draw_week(
     monthly = (data.set_index("timestamp")["consumption"].diff() ** 2).resample("MS").mean()
     purpose = pd.Series("training", monthly.index)
     for origin in origins:
-        purpose[origin : pd.Timestamp(origin) + VALIDATION - pd.Timedelta(days=1)] = "validation"
+        first = pd.Timestamp(origin)
+        last = first + VALIDATION - pd.Timedelta(days=1)
+        purpose[first.replace(day=1) : last] = "validation"
     purpose[test.times[0].replace(day=1).normalize() :] = "test"
     for name, color in (("training", "silver"), ("validation", "tab:blue"), ("test", "tab:orange")):
         rows = purpose == name

@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
             print_predictions(model, tokenizer, data["text"])
             print(f"{name} accuracy: {accuracies[name]}\n")
         print_predictions(model, tokenizer, INPUT_TEXT)
-    with common.complete_path(FOLDER) as new_folder:
+    with common.errors_in(f"{FOLDER}: not saved"), common.complete_path(FOLDER) as new_folder:
         model.save_pretrained(new_folder)
         tokenizer.save_pretrained(new_folder)
     return 0

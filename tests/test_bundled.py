@@ -116,6 +116,7 @@ def test_tokens_of_a_word_are_those_of_the_ranks(tmp_path: Path) -> None:
     path = bundled.package_file("openai-whisper", "gpt2.tiktoken")
     bundled.convert_vocabulary(path, tmp_path)  # the project may hold an older conversion
     tokenizer = common.load(AutoTokenizer, tmp_path)
+    assert tokenizer.convert_tokens_to_ids("<|endoftext|>") == 50256
     lines = path.read_bytes().splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
     for seed in range(100):

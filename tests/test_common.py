@@ -335,12 +335,14 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt), common.complete_path(path) as temporary_path:
         temporary_path.write_bytes(b"half")
         raise KeyboardInterrupt
+    with pytest.raises(ZeroDivisionError), common.complete_path(path):
+        _ = 1 / 0  # a bug keeps its traceback
     assert path.read_bytes() == b"complete"
     assert list(path.parent.iterdir()) == [path]
 
 
 def save_model(folder: Path, content: bytes) -> None:
-    with common.complete_path(folder) as temporary_path:
+    with common.errors_in(f"{folder}: not saved"), common.complete_path(folder) as temporary_path:
         temporary_path.mkdir()
         (temporary_path / "weights").write_bytes(content)
         if content == b"half":

@@ -92,7 +92,7 @@ def test_recordings_are_the_expected_edition(recordings: Path) -> None:
 
 
 def test_synthetic_splits_have_the_calendar_of_the_recordings() -> None:
-    ends = [electricity.synthetic_curve(split)["timestamp"] for split in ("train", "test")]
+    ends = [electricity.load(split, None)["timestamp"] for split in ("train", "test")]
     train, test = ([str(times.iloc[0]), str(times.iloc[-1]), len(times)] for times in ends)
     assert train == ["2011-01-01 00:15:00", "2013-12-31 23:45:00", 105_215]
     assert test == ["2014-01-01 00:00:00", "2014-12-31 23:45:00", 35_040]

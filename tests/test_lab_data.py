@@ -92,6 +92,13 @@ def labelled(texts: str, labels: str) -> list[LabelledText]:
     return [LabelledText(text, label) for text, label in pairs]
 
 
+def test_folder_has_a_file_for_each_split(tmp_path: Path) -> None:
+    for name in SPLITS:
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{name},1\n", encoding="utf-8")
+    splits = lab_data.load_labelled_texts("", tmp_path)
+    assert splits == {name: [(name, "1")] for name in SPLITS}
+
+
 @pytest.mark.parametrize(("last_row", "number"), [(" ,2", 3), ("b,2\nc,", 4)])
 def test_row_without_a_text_or_a_label_is_named(last_row: str, number: int, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(f"text,label\na,1\n{last_row}\n", encoding="utf-8")

@@ -245,6 +245,8 @@ def test_fusion_has_the_alpha_and_the_weight_of_the_held_out_claims(
     result = lab_retrieval.train_and_test(identity_map(4), [split] * 2, documents, SETTING, 0)
     assert [*result.rows] == ["map, alpha 0.3", "BM25 + map, alpha 0.3, weight 0.35"]
     assert result.bm25_weight == 0.35
+    alone, fused = (measures[0] for measures in result.rows.values())
+    assert not alone.equals(fused)
 
 
 def test_of_too_many_claims_evenly_spaced_ones_are_kept(
