@@ -9,10 +9,10 @@ The lesson is the model of Andrej Karpathy's video "Let's build GPT". It predict
 from the characters before it. Read these parts first, in this order: `CausalSelfAttention`,
 `Block` and `GPT` (the model), `Training.step` (one gradient step) and `generate` (sampling).
 
-A first reading can skip the tuning, which the video's GPT does not have. It is marked where it
-stands in the model: positions as rotations (`rotate`), dropout of whole channels, and layers that
-start at zero. Other parts are an optimiser for matrices (`Muon`), a learning rate that rises and
-falls, and training on pieces of text that do not overlap (`block_start`).
+A first reading can skip the part called tuning, which the video's GPT does not have: positions as
+rotations (`rotate`), dropout of whole channels, training on pieces of text that do not overlap
+(`block_start`), and an optimiser for matrices (`Muon`). The learning rate rises and falls
+(`common.one_cycle`). As nanoGPT can, the model has GELU, and no biases in its linear layers.
 `python tests/experiments.py ablation` compares the loss with and without most of them.
 
 The loss is the mean of -log(probability of the character) over the last tenth of the poem, in nats;
@@ -47,14 +47,13 @@ from tqdm import tqdm
 import common
 import inferno
 
-# of the text, from its beginning; the rest is called validation text, as in the video, but it
-# chooses nothing here
+# the first part of the text; the rest, called validation text as in the video, only measures
 TRAIN_FRACTION = 0.9
 NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # baselines for the loss
 EVALUATIONS = 10  # during a run; each saves a checkpoint
 STRIDE = 32  # characters from the start of one evaluation window to the start of the next
 QUICK_STEPS = 100  # of --quick
-MAX_EPOCHS = 37  # passes over a short text, unless --steps is given; about those of the Inferno
+MAX_EPOCHS = 37  # passes over a short text, unless --steps is given; as many as over the Inferno
 SAMPLE_LENGTH, TEMPERATURE, TOP_K = 1000, 0.8, 40
 MEASURED_LENGTH = 5000  # characters of the sample that are measured: about one canto
 CHECKPOINT = "checkpoint.pt"
@@ -107,17 +106,6 @@ class CausalSelfAttention(nn.Module):
         return self.output(y.transpose(1, 2).reshape(batch, time, n_embd))  # the heads are joined
 
 
-def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-    """Rotate `x` (…, time, size): channels i and i + size / 2 by the angle of their position.
-
-    The product of a rotated query and a rotated key depends on their distance alone. These rotary
-    positions (Su et al. 2021) replace the video's embedding of the position.
-    """
-    cos, sin = rotation  # (time, size / 2) each
-    left, right = x.chunk(2, dim=-1)  # (…, time, size / 2) each
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
-
-
 class Block(nn.Module):
     """A transformer block: attention and a feed-forward network, with residual connections."""
 
@@ -136,17 +124,6 @@ class Block(nn.Module):
         return x + self.dropout(self.down(hidden))
 
 
-class ChannelDropout(nn.Dropout):
-    """Dropout of whole channels of (batch, time, channel), at all positions of a text; tuning.
-
-    It needs few random numbers, so it is fast on a CPU.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply dropout: (batch, time, channel) to (batch, time, channel)."""
-        return F.dropout1d(x.mT, self.p, self.training).mT
-
-
 class GPT(nn.Module):
     """A GPT over characters: an embedding, blocks, and a linear layer to the next character."""
 
@@ -158,12 +135,8 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, vocab_size, bias=False)
-        nn.init.zeros_(self.head.weight)  # tuning: at first all characters are equally likely
-        for block in self.blocks:  # tuning: at first each block returns its input
-            nn.init.zeros_(block.attention.output.weight)
-            nn.init.zeros_(block.down.weight)
         half = config.n_embd // config.n_head // 2
-        # radians per position for each pair of channels, from 1 down to nearly 1/1024: (size / 2,)
+        # radians per position for each pair of channels, from 1 towards 1/1024: (size / 2,)
         frequencies = 1024 ** -(torch.arange(half) / half)
         angle = torch.arange(config.block_size)[:, None] * frequencies  # (block_size, size / 2)
         self.register_buffer("rotation", torch.stack([angle.cos(), angle.sin()]), persistent=False)
@@ -186,14 +159,13 @@ def generate(
     At temperature 0 each is the most likely one. Otherwise it is drawn from the `top_k` most likely
     ones; a low temperature prefers the likeliest, a high one makes them more equal.
     """
+    if temperature < 1e-6:
+        temperature, top_k = 1.0, 1  # the most likely token alone
     for _ in range(length):
         context = tokens[:, -model.config.block_size :]  # the model reads at most a block
         logits, indices = model(context)[0, -1].sort(descending=True)  # (vocab_size,) each
-        choice = torch.zeros(1, dtype=torch.long, device=tokens.device)  # the most likely one
-        if temperature > 0:
-            # (top_k,); at most 0, so that even a tiny temperature gives no infinity
-            scaled = (logits - logits[0])[:top_k] / temperature
-            choice = torch.multinomial(scaled.softmax(0), 1)  # (1,)
+        probabilities = (logits[:top_k] / temperature).softmax(0)  # (top_k,)
+        choice = torch.multinomial(probabilities, 1)  # (1,)
         tokens = torch.cat([tokens, indices[choice][None]], dim=1)  # (1, time + 1)
         yield int(tokens[0, -1])
 
@@ -216,89 +188,24 @@ def encode(text: str, characters: str) -> list[int]:
     return [numbers[character] for character in text]
 
 
-def block_start(number: int, length: int, config: Config) -> int:
-    """Return the start of a training block; blocks are numbered from the beginning of a run.
-
-    Each pass over the text cuts it into blocks side by side, at another offset and in another
-    order, so that no character is used twice in a pass.
-    """
-    # per pass; each target is the next character, and the offset takes up to a block
-    blocks = (length - 1) // config.block_size - 1
-    generator = np.random.default_rng([config.seed, number // blocks])
-    offset = int(generator.integers(config.block_size))
-    return offset + config.block_size * int(generator.permutation(blocks)[number % blocks])
-
-
 @torch.inference_mode()
 def validation_loss(
     model: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor, start: int, block_size: int
 ) -> float:
     """Return the mean loss over `tokens[start:]`, in nats per character.
 
-    Windows of `block_size` characters start `STRIDE` characters apart, and only the last `STRIDE`
-    predictions of each count. So each character is predicted once, from nearly a full block. For
-    example, with a start of 10, windows of 4 and a stride of 2, the first window reads characters 7
-    to 10, and its predictions of 10 and 11 count. The next reads 9 to 12, for 12 and 13.
+    Windows predict `STRIDE` characters each, from nearly a full block of characters before them.
     """
     stride = min(STRIDE, block_size)
-    tokens = tokens[start - 1 - (block_size - stride) :]  # the context may lie before `start`
-    # the end is padded, so that the last window is full; its targets of -100 do not count
-    inputs = F.pad(tokens[:-1], (0, stride - 1)).unfold(0, block_size, stride)  # (windows, block)
-    targets = F.pad(tokens[1:], (0, stride - 1), value=-100).unfold(0, block_size, stride)
-    total = 0.0
-    for batch, expected in zip(inputs.split(64), targets[:, -stride:].split(64), strict=True):
-        logits = model(batch)[:, -stride:].flatten(0, 1)  # (batch * stride, vocab_size)
-        total += F.cross_entropy(logits, expected.flatten(), reduction="sum").item()  # skips -100
-    return total / (len(tokens) - 1 - (block_size - stride))
+    context, total = block_size - stride, 0.0
+    for first in range(start, len(tokens), stride):
+        window = tokens[first - 1 - context : first + stride]  # its context may lie before `start`
+        logits = model(window[None, :-1])[0, context:]  # (stride, vocab_size); fewer at the end
+        total += F.cross_entropy(logits, window[1 + context :], reduction="sum").item()
+    return total / (len(tokens) - start)
 
 
 # --- Training -----------------------------------------------------------------------------------
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum with orthogonalised updates of matrices (Jordan et al. 2024).
-
-    All singular values of an update become about 1, so that no direction dominates the update.
-    `torch.optim.Muon` computes in bfloat16, which is 20 times slower on a CPU without it.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.1,
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Update every matrix once."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                # Nesterov's momentum: the average, moved once more towards the gradient
-                update = orthogonalise(weight.grad.lerp(average, group["momentum"]))
-                height, width = weight.shape  # a tall matrix takes larger steps
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(update, alpha=group["lr"] * max(1, height / width) ** 0.5)
-
-
-def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """Bring the singular values of a matrix close to 1, by five Newton-Schulz iterations.
-
-    Each one maps every singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5 (Jordan et al. 2024),
-    which lets small ones grow fast.
-    """
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
 class Training:
@@ -324,14 +231,16 @@ class Training:
     def step(self, step: int) -> float:
         """Train on one batch and return its loss. Its random numbers depend on seed and step."""
         config = self.config
+        # for the dropout: a resumed run draws the same numbers
         seed = np.random.SeedSequence([config.seed, step]).generate_state(1)[0]
-        torch.manual_seed(int(seed))  # of the dropout; a resumed run draws the same numbers
+        torch.manual_seed(int(seed))
         numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
         starts = [block_start(number, self.train_length, config) for number in numbers]
         # (batch, block + 1)
         windows = torch.stack([self.tokens[i : i + config.block_size + 1] for i in starts])
         inputs, targets = windows[:, :-1], windows[:, 1:]  # (batch, block) each
-        logits = self.model.train()(inputs)  # (batch, block, vocab_size), with dropout
+        self.model.train()  # with dropout
+        logits = self.model(inputs)  # (batch, block, vocab_size)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         self.model.zero_grad()
         loss.backward()
@@ -395,6 +304,90 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
         return checkpoint
 
 
+# --- Tuning: a first reading can skip this part ---------------------------------------------------
+
+
+def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Rotate `x` (…, time, size): channels i and i + size / 2 by the angle of their position.
+
+    So the positions of a query and a key change their product only by their distance. These rotary
+    positions (Su et al. 2021) replace the video's embedding of the position.
+    """
+    cos, sin = rotation  # (time, size / 2) each
+    left, right = x.chunk(2, dim=-1)  # (…, time, size / 2) each
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+
+
+class ChannelDropout(nn.Dropout):
+    """Dropout of whole channels of (batch, time, channel), at all positions of a text.
+
+    It needs few random numbers, so it is fast on a CPU.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply dropout: (batch, time, channel) to (batch, time, channel)."""
+        return F.dropout1d(x.mT, self.p, self.training).mT
+
+
+def block_start(number: int, length: int, config: Config) -> int:
+    """Return the start of a training block; blocks are numbered from the beginning of a run.
+
+    Each pass over the text cuts it into blocks side by side, at another offset and in another
+    order, so that no character is used twice in a pass.
+    """
+    # in a pass; one block fewer than fit, to leave room for the offset
+    blocks = (length - 1) // config.block_size - 1
+    generator = np.random.default_rng([config.seed, number // blocks])
+    offset = int(generator.integers(config.block_size))
+    return offset + config.block_size * int(generator.permutation(blocks)[number % blocks])
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum with orthogonalised updates of matrices (Jordan et al. 2024).
+
+    All singular values of an update become about 1, so that no direction dominates the update.
+    `torch.optim.Muon` computes in bfloat16, which is 20 times slower on a CPU without it.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update every matrix once."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                # Nesterov's momentum: the average, moved once more towards the gradient
+                update = orthogonalise(weight.grad.lerp(average, group["momentum"]))
+                height, width = weight.shape  # a tall matrix takes larger steps
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(update, alpha=group["lr"] * max(1, height / width) ** 0.5)
+
+
+def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
+    """Bring the singular values of a matrix close to 1, by five Newton-Schulz iterations.
+
+    Each one maps every singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5 (Jordan et al. 2024),
+    which lets small ones grow fast.
+    """
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
 # --- The script ---------------------------------------------------------------------------------
 
 
@@ -409,7 +402,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.set_defaults(steps=None)  # then a short text takes fewer
     parser.add_argument("--out-dir", type=Path, metavar="DIR", help="folder of the checkpoint")
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="continue the saved run")
+    either.add_argument("--resume", action="store_true", help="continue the saved run as it is")
     either.add_argument("--generate", action="store_true", help="write with the saved model")
     parser.add_argument("--prompt", default="", help="beginning of the text to write")
     for name, kind, default, text in (
