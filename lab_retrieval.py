@@ -334,14 +334,15 @@ def train_and_test(
         fused = [fuse(test.bm25_scores, scores, bm25_weight) for scores in cosines]
         return [measure(scores, test.claims) for scores in fused]
 
-    means = [pd.concat(measure_seeds(a)).mean() for a in ALPHAS]
+    measures = {a: measure_seeds(a) for a in ALPHAS}
+    means = [pd.concat(measures[a]).mean() for a in ALPHAS]
     curve = pd.DataFrame(index=pd.Index(ALPHAS, name="alpha"))
     curve["held-out claims"] = values
     curve["test claims"] = [mean["nDCG@10"] for mean in means]
     curve["new"] = [mean["new"] for mean in means]
     name = f"{setting.name}, alpha {alpha:g}"
     rows = {
-        name: measure_seeds(alpha),
+        name: measures[alpha],
         f"BM25 + {name}, weight {weight:g}": measure_seeds(alpha, weight),
     }
     return Result(rows, curve, interpolate(untrained, models[0], alpha), weight)

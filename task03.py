@@ -95,7 +95,8 @@ def mlp(input_size: int, dropout: float) -> nn.Module:
     layers: list[nn.Module] = []
     for width in (input_size, HIDDEN_SIZE):  # (batch, width) to (batch, HIDDEN_SIZE)
         layers += [nn.Linear(width, HIDDEN_SIZE), nn.SiLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers, nn.Linear(HIDDEN_SIZE, 1), nn.Flatten(0))
+    layers += [nn.Linear(HIDDEN_SIZE, 1), nn.Flatten(0)]  # (batch, 1), (batch,)
+    return nn.Sequential(*layers)
 
 
 class MLPWithGRUs(nn.Module):
