@@ -4,10 +4,8 @@ An encoder turns each token of a text into a hidden state, a vector that depends
 A pooling turns the states of a text into one vector, the features of the text.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -50,32 +48,6 @@ def all_layers_pooling(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> 
     means = [mean_pooling((state,), mask) for state in states]
     maxima = [state.masked_fill(is_padding, -torch.inf).amax(1) for state in states]
     return torch.cat([*means, *maxima], dim=-1)
-
-
-def sentence_pooling(model: "PreTrainedModel") -> Pooling:
-    """Return the pooling with which an encoder was trained to compare texts, by default the mean.
-
-    The library sentence-transformers saves it with the model. A note on standard error says if the
-    encoder was trained with another pooling, or with prompts: neither is done here.
-    """
-    pooling, others = (
-        read_settings(Path(model.name_or_path, name))
-        for name in ("1_Pooling/config.json", "config_sentence_transformers.json")
-    )
-    modes = [key for key, value in pooling.items() if "pooling_mode_" in key and value is True]
-    if modes == ["pooling_mode_cls_token"]:
-        return cls_pooling
-    if modes not in ([], ["pooling_mode_mean_tokens"]):
-        common.note(f"trained with {', '.join(modes)}; the mean is used instead")
-    if any((prompts := others.get("prompts") or {}).values()):
-        common.note(f"trained with prompts before the texts ({prompts}); none is added")
-    return mean_pooling
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a JSON file, or none if it does not exist."""
-    with common.errors_in(path):
-        return dict(json.loads(common.read_text(path))) if path.exists() else {}
 
 
 # --- 2. Features ---------------------------------------------------------------------------------

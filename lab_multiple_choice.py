@@ -111,8 +111,8 @@ def encode(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> np.ndarray:
     """Return the features of each text, with a mean square of 1: (texts, width)."""
-    poolings = {"sentence": lab_common.sentence_pooling(model)}
-    features = lab_common.encode(model, tokenizer, texts, poolings)["sentence"]
+    poolings = {"mean": lab_common.mean_pooling}
+    features = lab_common.encode(model, tokenizer, texts, poolings)["mean"]
     return features / np.sqrt((features**2).mean(axis=1, keepdims=True))
 
 

@@ -174,6 +174,13 @@ def bm25(documents: list[list[str]], queries: list[list[str]], k1: float, b: flo
     return np.stack([index.get_scores_from_ids(row) for row in ids])
 
 
+def choose_bm25(
+    documents: list[list[str]], queries: list[list[str]], claims: list[Claim]
+) -> tuple[float, float]:
+    """Return the k1 and the b with the best mean nDCG@10 of these claims."""
+    return max(product(K1, B), key=lambda pair: mean_ndcg(bm25(documents, queries, *pair), claims))
+
+
 def standardise(scores: np.ndarray) -> np.ndarray:
     """Scale the scores of each claim to mean 0 and standard deviation 1 over the documents.
 
@@ -498,11 +505,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # 1. BM25: k1 and b are chosen on the training claims
     words = {part: split_words(texts[part]) for part in texts}
-    values = {
-        (k1, b): mean_ndcg(bm25(words["documents"], words["train"], k1, b), claims["train"])
-        for k1, b in product(K1, B)
-    }
-    k1, b = max(values, key=values.__getitem__)
+    k1, b = choose_bm25(words["documents"], words["train"], claims["train"])
     bm25_scores = {split: bm25(words["documents"], words[split], k1, b) for split in claims}
     # for each row of the table, the measures of the test claims from every seed
     rows = {f"BM25, k1 {k1:g}, b {b:g}": [measure(bm25_scores["test"], claims["test"])]}
@@ -510,28 +513,27 @@ def main(argv: list[str] | None = None) -> int:
     # 2. Cosines of frozen features: every text is encoded once
     features = {part: encode(encoder, tokenizer, texts[part]) for part in texts}
     identity = identity_map(encoder.config.hidden_size).to(device)  # nothing is trained
-    for kind in POOLINGS:
-        vectors = normalize(features["documents"][kind])  # (documents, width)
-        cosines = cosine_scores(identity, features["test"][kind], vectors)
-        rows[f"{kind} cosine"] = [measure(cosines, claims["test"])]
+    cosines = {}
+    for name in POOLINGS:
+        vectors = normalize(features["documents"][name])  # (documents, width)
+        cosines[name] = {s: cosine_scores(identity, features[s][name], vectors) for s in claims}
+        rows[f"{name} cosine"] = [measure(cosines[name]["test"], claims["test"])]
 
-    # 3. Fusion: the weight of BM25 is chosen on the training claims
-    pooling = lab_common.sentence_pooling(encoder)  # the one that the encoder was trained with
-    pooling_name = "[CLS]" if pooling is lab_common.cls_pooling else "mean"
-    documents = normalize(features["documents"][pooling_name])  # (documents, width)
-    splits = [Split(claims[s], bm25_scores[s], features[s][pooling_name]) for s in claims]
-    training, test = splits  # in the order of `claims`
-    cosines = cosine_scores(identity, training.inputs, documents)
-    weight = choose_bm25_weight(training.bm25_scores, cosines, training.claims)
-    fused = fuse(test.bm25_scores, cosine_scores(identity, test.inputs, documents), weight)
+    # 3. Fusion: the pooling and the weight of BM25 are chosen on the training claims
+    pooling = max(POOLINGS, key=lambda name: mean_ndcg(cosines[name]["train"], claims["train"]))
+    best = cosines[pooling]
+    weight = choose_bm25_weight(bm25_scores["train"], best["train"], claims["train"])
+    fused = fuse(bm25_scores["test"], best["test"], weight)
     # in the order of `Result.rows`
-    baselines = f"{pooling_name} cosine", f"BM25 + {pooling_name} cosine, weight {weight:g}"
-    rows[baselines[1]] = [measure(fused, test.claims)]
+    baselines = f"{pooling} cosine", f"BM25 + {pooling} cosine, weight {weight:g}"
+    rows[baselines[1]] = [measure(fused, claims["test"])]
 
     # 4. Training: alpha and the weight of BM25 are chosen on held-out training claims
+    documents = normalize(features["documents"][pooling])  # (documents, width)
+    splits = [Split(claims[s], bm25_scores[s], features[s][pooling]) for s in claims]
     results = {"map": train_and_test(identity, splits, documents, MAP_SETTING, arguments.seed)}
     if arguments.finetune:
-        model = ClaimEncoder(encoder, tokenizer, pooling)
+        model = ClaimEncoder(encoder, tokenizer, POOLINGS[pooling])
         text_splits = [Split(claims[s], bm25_scores[s], np.array(texts[s])) for s in claims]
         results["encoder"] = train_and_test(
             model, text_splits, documents, ENCODER_SETTING, arguments.seed
@@ -551,7 +553,7 @@ def main(argv: list[str] | None = None) -> int:
     saved = {
         "name": name,
         "model": str(folder.resolve()),
-        "pooling": pooling_name,
+        "pooling": pooling,
         "titles": collection.titles,
         "abstracts": collection.abstracts,
         "bm25": [k1, b],

@@ -1,6 +1,5 @@
 """lab_common.py: features of texts, batches, and the training loop."""
 
-import json
 from itertools import chain
 from pathlib import Path
 
@@ -50,27 +49,6 @@ def test_text_without_tokens_is_an_error(checkpoints: Path) -> None:
     model, tokenizer = load_pair(checkpoints / DECODER, AutoModel)  # adds no special tokens
     with pytest.raises(common.ScriptError, match="the text '' has no tokens"):
         lab_common.tokenize(model, tokenizer, ["a text", ""])
-
-
-POOLING, PROMPTS = "1_Pooling/config.json", "config_sentence_transformers.json"
-
-
-@pytest.mark.parametrize(("file", "settings", "pooling", "note"), [
-    (POOLING, {"pooling_mode_cls_token": True, "pooling_mode_max": False}, cls_pooling, ""),
-    (POOLING, {"pooling_mode_last": True}, mean_pooling, "trained with pooling_mode_last; "),
-    (PROMPTS, {"prompts": {"query": "query: "}}, mean_pooling, "trained with prompts "),
-])  # fmt: skip
-def test_pooling_is_the_one_that_the_encoder_was_trained_with(
-    file: str, settings: dict, pooling: lab_common.Pooling, note: str, tmp_path: Path,
-    capsys: pytest.CaptureFixture,
-) -> None:  # fmt: skip
-    model = torch.nn.Module()
-    model.name_or_path = str(tmp_path)
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).write_text(json.dumps(settings), encoding="utf-8")
-    assert lab_common.sentence_pooling(model) is pooling
-    err = capsys.readouterr().err
-    assert note in err if note else err == ""
 
 
 @pytest.mark.parametrize("lengths", [None, [*range(1003)]])

@@ -191,6 +191,20 @@ def test_test_judgements_change_no_choice_and_no_weight(
     assert saved[0][2:] == saved[1][2:]
 
 
+def test_pooling_is_the_better_one_for_the_training_claims(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = torch.eye(384)  # as wide as the bundled encoder's features
+    wrong, test = right.roll(1, 0), [row % 40 for row in range(30, 60)]
+    features = iter([
+        {"[CLS]": right[:30], "mean": wrong[:30]},  # of the claims to train on
+        {"[CLS]": wrong[test], "mean": right[test]},
+        {"[CLS]": right[:40], "mean": right[:40]},  # of the documents
+    ])  # fmt: skip
+    monkeypatch.setattr(lab_retrieval, "encode", lambda *_: next(features))
+    assert "\nBM25 + [CLS] cosine, weight " in run("lab_retrieval", "--data", folder)[1]
+
+
 def test_a_test_claim_is_not_trained_on_and_may_be_about_a_new_document(
     folder: Path, run: Run
 ) -> None:
