@@ -10,19 +10,19 @@ from the characters before it. Read these parts first, in this order: `CausalSel
 `Block` and `GPT` (the model), `Training.step` (one gradient step) and `generate` (sampling).
 
 A first reading can skip the part called tuning, which the video's GPT does not have: positions as
-rotations (`rotate`), dropout of whole channels, training on pieces of text that do not overlap
-(`block_start`), and an optimiser for matrices (`Muon`). The learning rate rises and falls
-(`common.one_cycle`). As nanoGPT can, the model has GELU, and no biases in its linear layers.
-`python tests/experiments.py ablation` compares the loss with and without most of them.
+rotations (`rotate`) and an optimiser for matrices (`Muon`). `python tests/experiments.py ablation`
+compares the loss with and without them. The learning rate rises and falls (`common.one_cycle`). As
+in nanoGPT, the activation is GELU, and the linear layers have no biases.
 
 The loss is the mean of -log(probability of the character) over the last tenth of the poem, in nats;
 lower is better. Expect 1.42 to 1.44 nats, depending on the seed: as uncertain as a choice among
 four equally likely characters (e^1.43 = 4.2). A 5-gram model, which counts sequences of five
 characters, reaches 1.62. Settings are compared by training on eight tenths and measuring the loss
-on the ninth (`tests/experiments.py settings`), so that the last tenth is used for the result alone.
+on the ninth (`tests/experiments.py settings`): the last tenth is used for the result alone.
 
-Six to sixteen minutes on two CPU cores. Without a network, verses of this project replace the poem,
-and take a minute. The checkpoint and a picture of the loss are saved in results/dante_gpt/.
+Six to sixteen minutes on two CPU cores. Without a network, the text is verses that were written for
+this project, and the run takes a minute. The checkpoint and a picture of the loss are saved in
+results/dante_gpt/.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from tqdm import tqdm
 import common
 import inferno
 
-# the first part of the text; the rest, called validation text as in the video, only measures
+# the first part of the text; the rest is the validation text, which is only used to measure
 TRAIN_FRACTION = 0.9
 NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # baselines for the loss
 EVALUATIONS = 10  # during a run; each saves a checkpoint
@@ -66,12 +66,12 @@ class Config:
 
     seed: int = 0
     steps: int = 3000  # gradient steps; fewer for a short text, see MAX_EPOCHS
-    batch_size: int = 8  # blocks in a batch
-    block_size: int = 256  # characters that a prediction can depend on: about six verses
-    n_layer: int = 4  # blocks of attention and feed-forward network
-    n_head: int = 4  # attention heads per block
+    batch_size: int = 8  # windows of the text in a batch
+    block_size: int = 256  # characters of a window; a prediction depends on no more: six verses
+    n_layer: int = 4  # transformer blocks
+    n_head: int = 4  # attention heads per transformer block
     n_embd: int = 128  # width of the vectors, a multiple of twice the heads
-    dropout: float = 0.25  # probability that a channel is set to zero in training
+    dropout: float = 0.25  # probability that a number is set to zero in training
     muon_lr: float = 0.02  # learning rate of the blocks' matrices
     adam_lr: float = 0.003  # learning rate of all other weights
 
@@ -92,12 +92,13 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.output = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
-    def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply attention: (batch, time, n_embd) to (batch, time, n_embd)."""
         batch, time, n_embd = x.shape
-        qkv = self.qkv(x).view(batch, time, 3, self.n_head, n_embd // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (batch, head, time, size) each
-        q, k = rotate(q, rotation), rotate(k, rotation)  # tuning
+        shape = batch, time, self.n_head, n_embd // self.n_head  # (batch, time, head, size)
+        # (batch, head, time, size) each
+        q, k, v = (part.view(shape).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k = rotate(q), rotate(k)  # the positions
         # The next call computes these three lines without keeping all scores in memory:
         #     scores = q @ k.mT / size**0.5  # (batch, head, time, time)
         #     scores[..., later] = -torch.inf  # later: the positions above the diagonal
@@ -115,11 +116,11 @@ class Block(nn.Module):
         self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
         self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
         self.norm1, self.norm2 = nn.LayerNorm(config.n_embd), nn.LayerNorm(config.n_embd)
-        self.dropout = ChannelDropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply both parts: (batch, time, n_embd) to (batch, time, n_embd)."""
-        x = x + self.dropout(self.attention(self.norm1(x), rotation))
+        x = x + self.dropout(self.attention(self.norm1(x)))
         hidden = F.gelu(self.up(self.norm2(x)))  # (batch, time, 4 * n_embd)
         return x + self.dropout(self.down(hidden))
 
@@ -131,23 +132,15 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
-        self.dropout = ChannelDropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.n_layer)))
         self.norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, vocab_size, bias=False)
-        half = config.n_embd // config.n_head // 2
-        # radians per position for each pair of channels, from 1 towards 1/1024: (size / 2,)
-        frequencies = 1024 ** -(torch.arange(half) / half)
-        angle = torch.arange(config.block_size)[:, None] * frequencies  # (block_size, size / 2)
-        self.register_buffer("rotation", torch.stack([angle.cos(), angle.sin()]), persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logits of the next character: (batch, time) to (batch, time, vocab_size)."""
         x = self.dropout(self.embedding(tokens))  # (batch, time, n_embd)
-        rotation = self.rotation[:, : tokens.shape[1]]  # (2, time, size / 2)
-        for block in self.blocks:
-            x = block(x, rotation)
-        return self.head(self.norm(x))  # (batch, time, vocab_size)
+        return self.head(self.norm(self.blocks(x)))  # (batch, time, vocab_size)
 
 
 @torch.inference_mode()
@@ -157,12 +150,12 @@ def generate(
     """Yield `length` tokens that continue `tokens` (1, time).
 
     At temperature 0 each is the most likely one. Otherwise it is drawn from the `top_k` most likely
-    ones; a low temperature prefers the likeliest, a high one makes them more equal.
+    ones; a low temperature prefers the likeliest, a high one makes the probabilities more equal.
     """
     if temperature < 1e-6:
         temperature, top_k = 1.0, 1  # the most likely token alone
     for _ in range(length):
-        context = tokens[:, -model.config.block_size :]  # the model reads at most a block
+        context = tokens[:, -model.config.block_size :]  # the model reads at most block_size
         logits, indices = model(context)[0, -1].sort(descending=True)  # (vocab_size,) each
         probabilities = (logits[:top_k] / temperature).softmax(0)  # (top_k,)
         choice = torch.multinomial(probabilities, 1)  # (1,)
@@ -194,7 +187,8 @@ def validation_loss(
 ) -> float:
     """Return the mean loss over `tokens[start:]`, in nats per character.
 
-    Windows predict `STRIDE` characters each, from nearly a full block of characters before them.
+    Windows predict `STRIDE` characters each, from nearly a full block of characters before them:
+    with a block of 6 and a stride of 2, the first window is `tokens[start - 5 : start + 2]`.
     """
     stride = min(STRIDE, block_size)
     context, total = block_size - stride, 0.0
@@ -220,27 +214,25 @@ class Training:
         common.seed_everything(config.seed)
         self.model = GPT(config, len(self.characters)).to(device)
         matrices = [weight for weight in self.model.blocks.parameters() if weight.ndim == 2]
-        vectors = [weight for weight in self.model.parameters() if weight.ndim == 1]
-        others = [self.model.embedding.weight, *vectors, self.model.head.weight]
+        others = [weight for weight in self.model.parameters() if weight not in set(matrices)]
         self.muon = Muon(matrices, config.muon_lr)
         self.adam = torch.optim.AdamW(others, config.adam_lr, weight_decay=0, fused=True)
         self.muon_schedule = common.one_cycle(self.muon, config.steps)
         self.adam_schedule = common.one_cycle(self.adam, config.steps)
         self.history: list[list[float]] = []  # step, training loss, validation loss
 
-    def step(self, step: int) -> float:
-        """Train on one batch and return its loss. Its random numbers depend on seed and step."""
+    def step(self, number: int) -> float:
+        """Take gradient step `number` on a random batch, and return the loss of the batch."""
         config = self.config
-        # for the dropout: a resumed run draws the same numbers
-        seed = np.random.SeedSequence([config.seed, step]).generate_state(1)[0]
+        # a resumed run draws the same windows and dropout as a whole one
+        seed = np.random.SeedSequence([config.seed, number]).generate_state(1)[0]
         torch.manual_seed(int(seed))
-        numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
-        starts = [block_start(number, self.train_length, config) for number in numbers]
-        # (batch, block + 1)
+        starts = torch.randint(self.train_length - config.block_size, (config.batch_size,))
+        # (batch, block_size + 1)
         windows = torch.stack([self.tokens[i : i + config.block_size + 1] for i in starts])
-        inputs, targets = windows[:, :-1], windows[:, 1:]  # (batch, block) each
+        inputs, targets = windows[:, :-1], windows[:, 1:]  # (batch, block_size) each
         self.model.train()  # with dropout
-        logits = self.model(inputs)  # (batch, block, vocab_size)
+        logits = self.model(inputs)  # (batch, block_size, vocab_size)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         self.model.zero_grad()
         loss.backward()
@@ -307,39 +299,19 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
 # --- Tuning: a first reading can skip this part ---------------------------------------------------
 
 
-def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-    """Rotate `x` (…, time, size): channels i and i + size / 2 by the angle of their position.
+def rotate(x: torch.Tensor) -> torch.Tensor:
+    """Rotate `x` (…, time, size): channels i and i + size / 2 by an angle that grows with time.
 
     So the positions of a query and a key change their product only by their distance. These rotary
     positions (Su et al. 2021) replace the video's embedding of the position.
     """
-    cos, sin = rotation  # (time, size / 2) each
+    time, half = x.shape[-2], x.shape[-1] // 2
+    # radians per position for each pair of channels, from 1 towards 1/1024: (size / 2,)
+    frequencies = 1024 ** -(torch.arange(half, device=x.device) / half)
+    angle = torch.arange(time, device=x.device)[:, None] * frequencies  # (time, size / 2)
+    cos, sin = angle.cos(), angle.sin()
     left, right = x.chunk(2, dim=-1)  # (…, time, size / 2) each
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
-
-
-class ChannelDropout(nn.Dropout):
-    """Dropout of whole channels of (batch, time, channel), at all positions of a text.
-
-    It needs few random numbers, so it is fast on a CPU.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply dropout: (batch, time, channel) to (batch, time, channel)."""
-        return F.dropout1d(x.mT, self.p, self.training).mT
-
-
-def block_start(number: int, length: int, config: Config) -> int:
-    """Return the start of a training block; blocks are numbered from the beginning of a run.
-
-    Each pass over the text cuts it into blocks side by side, at another offset and in another
-    order, so that no character is used twice in a pass.
-    """
-    # in a pass; one block fewer than fit, to leave room for the offset
-    blocks = (length - 1) // config.block_size - 1
-    generator = np.random.default_rng([config.seed, number // blocks])
-    offset = int(generator.integers(config.block_size))
-    return offset + config.block_size * int(generator.permutation(blocks)[number % blocks])
 
 
 class Muon(torch.optim.Optimizer):
@@ -465,8 +437,9 @@ def main(argv: list[str] | None = None) -> int:
             model = GPT(saved["config"], len(saved["characters"])).to(device)
             model.load_state_dict(saved["model"])
         torch.manual_seed(arguments.seed)
+        characters = write(model, saved["characters"], arguments.length, arguments)
         print(arguments.prompt, end="")
-        for character in write(model, saved["characters"], arguments.length, arguments):
+        for character in characters:
             print(character, end="", flush=True)
         print()
         return 0

@@ -134,7 +134,7 @@ def bench_dante(path: Path | None) -> None:
     """Compare the times in which dante_gpt.py and nanoGPT's recipe reach the loss of the recipe."""
     text = inferno.load(path)
     start = time.perf_counter()
-    goal = experiments.train_plain(text, RECIPE)
+    goal = experiments.PLAIN.train(text, RECIPE)
     theirs = time.perf_counter() - start
     print(f"nanoGPT's recipe: validation loss {goal:.3f} after {theirs:.1f} s")
     training, ours, loss = dante_gpt.Training(SHORT_RUN, text, torch.device("cpu")), 0.0, goal + 1

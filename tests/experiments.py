@@ -52,83 +52,6 @@ import task09
 import task10
 from lab_retrieval import MAP_SETTING, Split
 
-# --- Lab 1: a plain GPT -------------------------------------------------------------------------
-
-
-class PlainBlock(nn.Module):
-    """A block of nanoGPT: GPT-2's parts without biases."""
-
-    def __init__(self, config: dante_gpt.Config) -> None:
-        super().__init__()
-        n_embd, self.n_head = config.n_embd, config.n_head
-        self.norms = nn.ModuleList(nn.LayerNorm(n_embd, bias=False) for _ in range(2))
-        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)
-        self.out = nn.Linear(n_embd, n_embd, bias=False)
-        self.up = nn.Linear(n_embd, 4 * n_embd, bias=False)
-        self.down = nn.Linear(4 * n_embd, n_embd, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, time, n_embd) to the same."""
-        q, k, v = (
-            part.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
-            for part in self.qkv(self.norms[0](x)).chunk(3, dim=-1)
-        )  # (batch, head, time, size) each
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.down(F.gelu(self.up(self.norms[1](x)))))
-
-
-class PlainGPT(nn.Module):
-    """The model of Karpathy's video and of nanoGPT, with tied embeddings."""
-
-    def __init__(self, config: dante_gpt.Config, vocab_size: int) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(vocab_size, config.n_embd)
-        self.positions = nn.Embedding(config.block_size, config.n_embd)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.Sequential(*(PlainBlock(config) for _ in range(config.n_layer)))
-        self.norm = nn.LayerNorm(config.n_embd, bias=False)
-        for name, weight in self.named_parameters():
-            if weight.dim() == 2:
-                is_output = name.endswith(("out.weight", "down.weight"))
-                scale = math.sqrt(2 * config.n_layer) if is_output else 1
-                nn.init.normal_(weight, std=0.02 / scale)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(batch, time) to logits (batch, time, vocab_size)."""
-        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
-        return self.norm(self.blocks(self.dropout(x))) @ self.tokens.weight.T
-
-
-def train_plain(text: str, config: dante_gpt.Config) -> float:
-    """Train a `PlainGPT` as nanoGPT does; return the validation loss."""
-    characters, block = "".join(sorted(set(text))), config.block_size
-    tokens = torch.tensor(dante_gpt.encode(text, characters))  # (characters,)
-    cut = len(dante_gpt.split(text)[0])
-    torch.manual_seed(config.seed)
-    model = PlainGPT(config, len(characters))
-    groups: list[dict[str, Any]] = [
-        {"params": [w for w in model.parameters() if w.dim() == 2], "weight_decay": 0.1},
-        {"params": [w for w in model.parameters() if w.dim() == 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, 1e-3, betas=(0.9, 0.99))
-    for step in range(config.steps):
-        progress = (step - 100) / max(1, config.steps - 100)
-        rate = 1e-4 + (1e-3 - 1e-4) * (1 + math.cos(math.pi * progress)) / 2
-        for group in optimizer.param_groups:
-            group["lr"] = min(rate, 1e-3 * (step + 1) / 101)
-        starts = torch.randint(cut - block, (config.batch_size,))
-        windows = torch.stack([tokens[start : start + block + 1] for start in starts])
-        logits = model.train()(windows[:, :-1])  # (batch, block, vocab_size)
-        loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    return dante_gpt.validation_loss(model.eval(), tokens, cut, block)
-
-
 # --- Lab 1: dante_gpt.py with one part changed --------------------------------------------------
 
 
@@ -143,9 +66,38 @@ class LearnedPositions(dante_gpt.GPT):
         )
 
 
-def random_start(number: int, length: int, config: dante_gpt.Config) -> int:
-    """Return a random start of a block, independent of the others."""
-    return int(np.random.default_rng([config.seed, number]).integers(length - config.block_size))
+class PlainGPT(LearnedPositions):
+    """The model of nanoGPT: the embedding is the last layer too, and all weights begin small."""
+
+    def __init__(self, config: dante_gpt.Config, vocab_size: int) -> None:
+        super().__init__(config, vocab_size)
+        self.head.weight = self.embedding.weight
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                is_output = name.endswith(("output.weight", "down.weight"))
+                scale = math.sqrt(2 * config.n_layer) if is_output else 1
+                nn.init.normal_(weight, std=0.02 / scale)
+
+
+def train_as_nanogpt(training: dante_gpt.Training) -> None:
+    """Train with the optimiser and the learning rates of nanoGPT, and with clipped gradients."""
+
+    def factor(step: int) -> float:
+        progress = (step - 100) / max(1, training.config.steps - 100)
+        return min(0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2, (step + 1) / 101)
+
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_(weights, 1.0)
+
+    weights = list(training.model.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for weight in weights if weight.ndim == 2], "weight_decay": 0.1},
+        {"params": [weight for weight in weights if weight.ndim == 1], "weight_decay": 0.0},
+    ]
+    training.muon.param_groups[0]["params"] = []
+    training.adam = torch.optim.AdamW(groups, 1e-3, betas=(0.9, 0.99))
+    training.adam.register_step_pre_hook(clip)
+    training.adam_schedule = torch.optim.lr_scheduler.LambdaLR(training.adam, factor)
 
 
 def use_adam_for_all(training: dante_gpt.Training) -> None:
@@ -169,20 +121,26 @@ class Variant:
     patches: dict[str, Any] = field(default_factory=dict)
     change: Callable[[dante_gpt.Training], None] = lambda training: None
 
+    def train(self, text: str, config: dante_gpt.Config) -> float:
+        """Train once; return the validation loss."""
+        with mock.patch.dict(vars(dante_gpt), self.patches):
+            training = dante_gpt.Training(config, text, torch.device("cpu"))
+            self.change(training)
+            for step in range(config.steps):
+                training.step(step)
+            return training.validate()
 
-PLAIN = "a plain GPT of the same size"
+
+NO_ROTATION = {"rotate": lambda x: x}
+PLAIN = Variant(patches={"GPT": PlainGPT} | NO_ROTATION, change=train_as_nanogpt)
 ABLATION = {
-    PLAIN: Variant(),
+    "a plain GPT of the same size": PLAIN,
     "dante_gpt.py": Variant(),
     "AdamW everywhere, no Muon": Variant(change=use_adam_for_all),
-    "learned positions, not rotary": Variant(
-        patches={"GPT": LearnedPositions, "rotate": lambda x, rotation: x}
-    ),
-    "blocks drawn at random, not in passes": Variant(patches={"block_start": random_start}),
-    "dropout of single units, not channels": Variant(patches={"ChannelDropout": nn.Dropout}),
+    "learned positions, not rotary": Variant(patches={"GPT": LearnedPositions} | NO_ROTATION),
 }
 SETTINGS = {
-    f"dropout {dropout}": Variant({"dropout": dropout}) for dropout in (0.2, 0.25, 0.3, 0.35)
+    f"dropout {dropout}": Variant({"dropout": dropout}) for dropout in (0.15, 0.2, 0.25, 0.3)
 }
 
 
@@ -194,14 +152,8 @@ def final_loss(text: str, steps: int | None, run: tuple[str, int]) -> float:
     variant = (ABLATION | SETTINGS)[name]
     config = replace(dante_gpt.Config(seed=seed), **variant.options)
     config = replace(config, steps=steps or config.steps)
-    with mock.patch.multiple(dante_gpt, TRAIN_FRACTION=8 / 9, **variant.patches):
-        if name == PLAIN:
-            return train_plain(text, config)
-        training = dante_gpt.Training(config, text, torch.device("cpu"))
-        variant.change(training)
-        for step in range(config.steps):
-            training.step(step)
-        return training.validate()
+    with mock.patch.object(dante_gpt, "TRAIN_FRACTION", 8 / 9):
+        return variant.train(text, config)
 
 
 def print_losses(names: Iterable[str], arguments: argparse.Namespace) -> None:

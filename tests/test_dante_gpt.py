@@ -73,21 +73,22 @@ def test_validation_text_is_the_last_tenth() -> None:
     assert len(held_out) == math.ceil(len(TEXT) / 10)
 
 
-@pytest.mark.parametrize("length", [100, 1000, 1024])
-def test_every_pass_uses_each_block_once_in_an_order_of_its_own(length: int) -> None:
-    blocks, orders = (length - 1) // 16 - 1, set()
-    for seed, first in ((0, 0), (0, blocks), (1, 0)):
-        numbers, config = range(first, first + blocks), replace(TINY, seed=seed)
-        starts = [dante_gpt.block_start(number, length, config) for number in numbers]
-        assert 0 <= min(starts) <= max(starts) <= length - 16 - 1  # a block and the next character
-        assert set(np.diff(sorted(starts))) == {16}  # side by side
-        assert starts != sorted(starts)
-        orders.add(tuple(np.argsort(starts)))
-    assert len(orders) == 3
+def test_every_seed_and_step_draws_blocks_of_the_whole_training_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw, drawn = torch.randint, []
+    monkeypatch.setattr(torch, "randint", lambda *size: drawn.append(draw(*size)) or drawn[-1])
+    for seed in (0, 1):
+        training = Training(replace(TINY, seed=seed), TEXT[:100], CPU)
+        for step in range(60):
+            training.step(step)
+    assert len({tuple(starts.tolist()) for starts in drawn}) == 120
+    starts = torch.cat(drawn)
+    assert (starts.min(), starts.max()) == (0, 90 - 16 - 1)  # a block and the next character
 
 
 def test_training_uses_no_character_of_the_validation_text(tmp_path: Path) -> None:
-    learned, held_out = dante_gpt.split(TEXT[:2000])  # 40 steps are more than one pass over it
+    learned, held_out = dante_gpt.split(TEXT[:100])  # so short that any block is drawn
     losses, saved = [], []
     for validation in (held_out, held_out[::-1]):
         losses.append(train(tmp_path, text=learned + validation).history[-1][2])
@@ -129,31 +130,31 @@ def test_no_position_sees_a_later_one_or_another_row() -> None:
 
 def test_attention_is_that_of_the_textbook() -> None:
     model, x, heads = random_model(), torch.randn(1, 5, 16), []
-    attention, rotation = model.blocks[0].attention, model.rotation[:, :5]
+    attention = model.blocks[0].attention
     q, k, v = (x[0] @ attention.qkv.weight.T).chunk(3, dim=-1)  # (time, n_embd) each
     later = torch.ones(5, 5).triu(1).bool()
     for head in (slice(0, 8), slice(8, 16)):
-        queries, keys = (dante_gpt.rotate(y[:, head], rotation) for y in (q, k))
+        queries, keys = (dante_gpt.rotate(y[:, head]) for y in (q, k))
         scores = queries @ keys.T / math.sqrt(8)
         scores[..., later] = -math.inf
         heads.append(scores.softmax(-1) @ v[:, head])
     expected = torch.cat(heads, dim=-1) @ attention.output.weight.T
-    torch.testing.assert_close(attention(x, rotation)[0], expected)
+    torch.testing.assert_close(attention(x)[0], expected)
 
 
 def test_attention_scores_depend_on_distance_alone() -> None:
-    rotation, q, k = GPT(TINY, SIZE).rotation, torch.randn(8), torch.randn(8)
-    queries, keys = (dante_gpt.rotate(x.expand(16, 8), rotation) for x in (q, k))
+    q, k = torch.randn(8), torch.randn(8)
+    queries, keys = (dante_gpt.rotate(x.expand(16, 8)) for x in (q, k))
     scores = queries @ keys.T  # (time, time)
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1])
     assert scores[0, 0].item() == pytest.approx((q @ k).item(), abs=1e-5)
     assert len(scores[:, 0].round(decimals=3).unique()) == 16
 
 
-def test_channels_are_dropped_at_all_times() -> None:
-    is_dropped = dante_gpt.ChannelDropout(0.1)(torch.ones(2000, 2, 16)) == 0
-    assert torch.equal(is_dropped[:, 0], is_dropped[:, 1])
-    assert is_dropped.float().mean() == pytest.approx(0.1, abs=0.02)
+def test_dropout_acts_on_the_embedding_and_on_both_parts_of_a_block() -> None:
+    model, x = GPT(replace(TINY, dropout=1.0), SIZE), torch.randn(1, 16, 16)
+    assert torch.equal(model.blocks[0](x), x)
+    assert not model(torch.zeros(1, 16, dtype=torch.int64)).any()
 
 
 def test_steps_are_those_of_a_loop_with_the_optimizers_of_torch(
@@ -168,9 +169,8 @@ def test_steps_are_those_of_a_loop_with_the_optimizers_of_torch(
     muon = torch.optim.Muon(matrices, config.muon_lr, weight_decay=0.1, momentum=0.95)
     adam = torch.optim.AdamW(others, config.adam_lr, weight_decay=0)
     schedules = [common.one_cycle(optimizer, config.steps) for optimizer in (muon, adam)]
-    for step in range(6):
-        numbers = range(4 * step, 4 * step + 4)
-        starts = [dante_gpt.block_start(n, training.train_length, config) for n in numbers]
+    for step, starts in enumerate(torch.randint(1000, (6, 4))):
+        monkeypatch.setattr(torch, "randint", lambda *_, starts=starts: starts)
         windows = torch.stack([training.tokens[start : start + 17] for start in starts])
         loss = F.cross_entropy(model(windows[:, :-1]).mT, windows[:, 1:])
         assert training.step(step) == pytest.approx(loss.item(), rel=1e-4)
@@ -227,6 +227,7 @@ def test_every_option_of_the_sample_has_an_effect(whole: Path, run: Run) -> None
     assert len({first, *others}) == 5
     assert [len(text) for text in (first, *others)] == [51, 51, 51, 51, 55]  # and a line break
     assert others[-1].startswith("mare")
+    assert run("dante_gpt", *write, "--prompt", "ß")[:2] == (1, "")
 
 
 # --- Runs ---------------------------------------------------------------------------------------
@@ -298,12 +299,12 @@ def test_seed_decides_the_run_and_the_former_one_is_kept(tmp_path: Path, whole: 
 def test_a_run_resumed_after_ctrl_c_equals_a_whole_one(
     last: int, tmp_path: Path, whole: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(number: int, *rest: object) -> int:
-        return signal.default_int_handler(2, None) if number == 4 * last else find(number, *rest)
+    def step(training: Training, number: int) -> float:
+        return signal.default_int_handler(2, None) if number == last else make(training, number)
 
-    find, files = dante_gpt.block_start, ["--text", inferno.VERSES, "--out-dir", tmp_path]
+    make, files = Training.step, ["--text", inferno.VERSES, "--out-dir", tmp_path]
     with monkeypatch.context() as patch:
-        patch.setattr(dante_gpt, "block_start", start)
+        patch.setattr(Training, "step", step)
         code, _, err = run("dante_gpt", *OPTIONS, *files)
     assert code == 130
     only_line(err, f"saved after step {last // 4 * 4}; continue with --resume")
@@ -352,9 +353,10 @@ def test_training_loss_is_the_mean_since_the_last_evaluation(
 
 
 def test_frequencies_fall_from_1_to_nearly_a_1024th() -> None:
-    cos, sin = GPT(TINY, SIZE).rotation  # (time, 4) each
+    x = torch.tensor([1.0] * 4 + [0.0] * 4).expand(2, 8)
+    cos, sin = dante_gpt.rotate(x)[1].chunk(2)  # (4,) each, of the angles at position 1
     frequencies = torch.tensor([1, 1024**-0.25, 1024**-0.5, 1024**-0.75])
-    torch.testing.assert_close(torch.atan2(sin[1], cos[1]), frequencies)
+    torch.testing.assert_close(torch.atan2(sin, cos), frequencies)
 
 
 def test_seed_decides_the_first_weights() -> None:

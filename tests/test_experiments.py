@@ -1,22 +1,26 @@
-"""experiments.py: no experiment chooses on test data."""
+"""experiments.py: no experiment chooses on test data, and each trains the whole model."""
 
+import copy
 from functools import partial
 
 import pytest
+import torch
 
 import dante_gpt
 import experiments
 import inferno
+from conftest import CPU
+
+TEXT = inferno.clean_text(inferno.VERSES.read_text(encoding="utf-8"))
+small = partial(dante_gpt.Config, block_size=32, n_layer=1, n_embd=16)
 
 
-@pytest.mark.parametrize("name", [experiments.PLAIN, "dante_gpt.py"])
+@pytest.mark.parametrize("name", experiments.ABLATION)
 def test_variants_of_dante_never_see_the_last_tenth(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = partial(dante_gpt.Config, block_size=32, n_layer=1, n_embd=16)
     monkeypatch.setattr(dante_gpt, "Config", small)
-    text = inferno.clean_text(inferno.VERSES.read_text(encoding="utf-8"))
-    text, last_tenth = dante_gpt.split(text)
+    text, last_tenth = dante_gpt.split(TEXT)
     learned, ninth_tenth = text[: len(text) * 8 // 9], text[len(text) * 8 // 9 :]
     loss, other_last, other_ninth = (
         experiments.final_loss(whole, 1, (name, 0))
@@ -28,3 +32,16 @@ def test_variants_of_dante_never_see_the_last_tenth(
     )
     assert loss == other_last
     assert loss != other_ninth
+
+
+@pytest.mark.parametrize("name", experiments.ABLATION)
+def test_variants_of_dante_train_every_weight(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = experiments.ABLATION[name]
+    for patched, value in variant.patches.items():
+        monkeypatch.setattr(dante_gpt, patched, value)
+    training = dante_gpt.Training(small(), TEXT, CPU)
+    variant.change(training)
+    before = copy.deepcopy(training.model)
+    training.step(0)
+    for name, weight in training.model.named_parameters():
+        assert not torch.equal(weight, before.get_parameter(name)), name
