@@ -1,9 +1,12 @@
 """Lab exercise 3.1: classify texts by the features of a frozen encoder, and in other ways.
 
+Read these first: the poolings in lab_common.py, `CLASSIFIERS`, `compare`, then `main`.
+
 An encoder turns each text into features once. It is *frozen*: only a shallow classifier is trained
-on the features, a logistic regression or an MLP with one hidden layer; on counts of words, a linear
-SVM. On the data set emotion, the choice of the features matters more than that of the classifier.
-The features, of which lab_common.py computes the first three by a pooling each:
+on the features, a logistic regression or an MLP with one hidden layer. A linear SVM is trained on
+counts of words. On the data set emotion, the choice of the features matters more than that of the
+classifier. There are four kinds of features; a pooling of lab_common.py computes each of the first
+three:
 
 - [CLS]: the last hidden state of the first token, which BERT puts before every text. The bundled
   encoder was not trained to use it; it was trained with mean pooling.
@@ -30,8 +33,9 @@ Takes ten to fifteen minutes with --model bundled, which needs no download, and 
 DistilBERT (268 MB), which is three times as large. On emotion expect an accuracy of about 0.80 for
 the best frozen features of the bundled encoder, and of 0.89 for TF-IDF.
 
---finetune takes an hour more. It adds LoRA, which trains only two narrow matrices next to each
-weight matrix of the encoder, and the training of all weights. On emotion both reach 0.93.
+--finetune takes an hour more. It trains the encoder in two ways: LoRA trains only two narrow
+matrices next to each weight matrix, and the other way trains all weights. Both reach 0.93 on
+emotion.
 """
 
 import os
@@ -126,7 +130,7 @@ class TunedEncoder(ClassifierMixin, BaseEstimator):
         """Train on texts and their labels (texts,) from 0."""
         self.tokenizer_ = common.load(AutoTokenizer, self.folder)
         encoder = common.load(AutoModel, self.folder).to(self.device)
-        encoder.pooler = None  # BERT's, which mean pooling does not use, would count as trained
+        encoder.pooler = None  # BERT's; mean pooling does not use it, so do not count its weights
         if self.kind == "LoRA":
             lab_common.add_lora(encoder)
         self.classes_ = np.unique(labels)
@@ -190,7 +194,7 @@ class Row(NamedTuple):
     predicted: np.ndarray  # labels of the test texts: (texts,)
 
 
-def transform(transformer: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def fit_and_transform(transformer: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """Fit a transformer of scikit-learn on the training texts, and transform every split."""
     transformer.fit(inputs["train"])
     return {name: transformer.transform(inputs[name]) for name in SPLITS}
@@ -199,21 +203,19 @@ def transform(transformer: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 def frozen_features(
     folder: Path, device: torch.device, texts: dict[str, list[str]]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return the standardised features of each split, (texts, width), by each pooling."""
+    """Return, by pooling, the standardised features of each split: (texts, width)."""
     tokenizer = common.load(AutoTokenizer, folder)
     encoder = common.load(AutoModel, folder).to(device)
-    poolings = dict(POOLINGS)
-    if tokenizer.cls_token_id is None:  # as in GPT-2, whose first token sees no other
-        common.note("this model has no [CLS], so its rows are left out")
-        del poolings["[CLS]"]
+    poolings = lab_common.usable_poolings(tokenizer, POOLINGS)
     encoded = {
         name: lab_common.encode(encoder, tokenizer, texts[name], poolings) for name in SPLITS
     }
-    scaler = StandardScaler(copy=False)  # each feature gets mean 0 and standard deviation 1
-    return {
-        pooling: transform(scaler, {name: encoded[name][pooling] for name in SPLITS})
-        for pooling in poolings
-    }
+    features = {}
+    for pooling in poolings:
+        splits = {name: encoded[name][pooling] for name in SPLITS}
+        # each feature gets mean 0 and standard deviation 1; a copy would take 350 MB
+        features[pooling] = fit_and_transform(StandardScaler(copy=False), splits)
+    return features
 
 
 def score(labels: np.ndarray, predicted: np.ndarray) -> Score:
@@ -340,12 +342,12 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. Classifiers
     majority = names[np.bincount(labels["train"]).argmax()]
-    # DummyClassifier always says the most frequent label; the labels stand in for its features,
-    # which it does not look at
+    # DummyClassifier always predicts the most frequent label; it ignores its features, so any array
+    # of the right length works
     rows = [benchmark(("none", f"always {majority}", ""), DummyClassifier(), labels, labels)]
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)  # words and pairs of words
     with common.errors_in(arguments.data or dataset):
-        rows += compare("TF-IDF", "linear SVM", transform(vectorizer, texts), labels)
+        rows += compare("TF-IDF", "linear SVM", fit_and_transform(vectorizer, texts), labels)
         for kind, features in frozen.items():
             rows += compare(kind, "logistic regression", features, labels)
             rows += compare(kind, "MLP", features, labels)

@@ -50,6 +50,17 @@ def all_layers_pooling(states: tuple[torch.Tensor, ...], mask: torch.Tensor) -> 
     return torch.cat([*means, *maxima], dim=-1)
 
 
+def usable_poolings(tokenizer: "PreTrainedTokenizerBase", poolings: Poolings) -> Poolings:
+    """Return the poolings, but not "[CLS]" if the tokenizer has no such token.
+
+    The first token of a decoder such as GPT-2 sees no other.
+    """
+    if tokenizer.cls_token_id is not None:
+        return poolings
+    common.note("this model has no [CLS], so its rows are left out")
+    return {name: pooling for name, pooling in poolings.items() if name != "[CLS]"}
+
+
 # --- 2. Features ---------------------------------------------------------------------------------
 
 

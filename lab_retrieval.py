@@ -1,6 +1,6 @@
 """Lab exercise 3.3: retrieve the abstracts that support or refute a scientific claim (SciFact).
 
-Read these first: `train_claims` (its loss is the lesson), `fuse` and `choose_alpha`. A *document*
+Read these first: `train_claims` (its loss is the lesson), `fuse`, then `main`. A *document*
 is an abstract with its title. It is *relevant* to a claim if it supports or refutes the claim.
 
 - BM25 scores a document by the words it shares with the claim. Rare words count more, and words in
@@ -16,9 +16,9 @@ A model that only remembers these documents looks good. So the settings of train
 on held-out training claims, about documents that are relevant to no claim trained on. The column
 `new` shows the test claims about such new documents.
 
-The map of the table is a mix of the untrained one, the identity (alpha = 0), and the trained one
-(alpha = 1). A small alpha keeps more of the untrained map and remembers less. The second table and
-the picture show nDCG@10 for each alpha.
+The weights of the map in the table lie between the identity (alpha = 0) and the trained map
+(alpha = 1). A small alpha remembers less. The second table and the picture show nDCG@10 for each
+alpha.
 
     python lab_retrieval.py
     python lab_retrieval.py --query "Vitamin D protects against colds."   after a run: the best five
@@ -77,34 +77,63 @@ SEEDS = 3  # of trainings on all training claims, whose measures are averaged
 RESAMPLES = 10_000  # of the test claims, for a confidence interval
 SHOWN = 5  # documents printed for --query
 
+Measures = list[pd.DataFrame]  # of the test claims, from each seed: (claims, measures)
+
 
 class Setting(NamedTuple):
-    """Settings of a training, and the name of the model that is trained."""
+    """Settings of a training."""
 
-    name: str
     epochs: int
     learning_rate: float
     temperature: float  # divides the cosines, which differ too little for a softmax
 
 
-# chosen on the held-out claims: tests/expected/lab_retrieval_settings.txt
-MAP_SETTING = Setting("map", 10, 1e-3, 0.05)
-ENCODER_SETTING = Setting("encoder", 6, 2e-4, 0.03)  # of --finetune; no others were compared
+# of the map; the settings that were compared hardly differ on the held-out claims:
+# tests/expected/lab_retrieval_settings.txt
+MAP_SETTING = Setting(10, 1e-3, 0.05)
+ENCODER_SETTING = Setting(6, 2e-4, 0.03)  # of --finetune; no others were compared
 
 
-class Split(NamedTuple):
-    """Claims, and how the two kinds of retrieval read them."""
-
-    claims: list[Claim]
-    bm25_scores: np.ndarray  # (claims, documents)
-    inputs: torch.Tensor | np.ndarray  # features (claims, width), or texts (claims,)
-
-    def part(self, rows: np.ndarray) -> "Split":
-        """Return some of the claims."""
-        return Split([self.claims[row] for row in rows], self.bm25_scores[rows], self.inputs[rows])
+# --- 1. The claims -------------------------------------------------------------------------------
 
 
-# --- 1. Measures, from 0 to 1 for each claim -----------------------------------------------------
+def thin_out(collection: Collection, size: int) -> Collection:
+    """Return about `size` evenly spaced documents, and the claims about these documents alone."""
+    step = max(1, len(collection.titles) // size)
+    claims = {
+        split: [
+            Claim(claim.text, {index // step: grade for index, grade in claim.relevant.items()})
+            for claim in rows
+            if all(index % step == 0 for index in claim.relevant)
+        ]
+        for split, rows in collection.claims.items()
+    }
+    return Collection(collection.titles[::step], collection.abstracts[::step], claims)
+
+
+def load_collection(arguments: argparse.Namespace) -> tuple[str, Collection]:
+    """Return the name of a collection and the collection; print the numbers of its claims.
+
+    Claims that are in both splits are left out of the training. At most `MAX_CLAIMS` claims of a
+    split are used, evenly spaced.
+    """
+    name, collection = lab_data.load_or_docstrings(arguments, "scifact", lab_data.load_collection)
+    if arguments.quick:
+        collection = thin_out(collection, QUICK_DOCUMENTS)
+    claims = lab_data.remove_duplicates(collection.claims, text=lambda claim: claim.text)
+    claims = {split: rows[:: math.ceil(len(rows) / MAX_CLAIMS)] for split, rows in claims.items()}
+    known = {index for claim in claims["train"] for index in claim.relevant}
+    are_new = [not known & claim.relevant.keys() for claim in claims["test"]]
+    print(
+        f"{len(collection.titles):,} documents; {len(claims['train'])} claims to train on, "
+        f"{len(claims['test'])} to test on, {sum(are_new)} of them about new documents\n"
+    )
+    pairs = zip(claims["test"], are_new, strict=True)
+    collection.claims = claims | {"test": [claim._replace(is_new=new) for claim, new in pairs]}
+    return name or str(arguments.data), collection
+
+
+# --- 2. Measures, from 0 to 1 for each claim -----------------------------------------------------
 
 
 def ndcg(ranks: np.ndarray, grades: np.ndarray) -> float:
@@ -151,7 +180,7 @@ def mean_ndcg(scores: np.ndarray, claims: list[Claim]) -> float:
     return measure(scores, claims)["nDCG@10"].mean()
 
 
-# --- 2. BM25 and fusion --------------------------------------------------------------------------
+# --- 3. BM25, frozen features and fusion ---------------------------------------------------------
 
 
 def split_words(texts: list[str]) -> list[list[str]]:
@@ -181,6 +210,14 @@ def choose_bm25(
     return max(product(K1, B), key=lambda pair: mean_ndcg(bm25(documents, queries, *pair), claims))
 
 
+def encode(
+    encoder: Any, tokenizer: Any, texts: list[str], poolings: lab_common.Poolings
+) -> dict[str, torch.Tensor]:
+    """Return the frozen features of texts by each pooling: (texts, width)."""
+    features = lab_common.encode(encoder, tokenizer, texts, poolings)
+    return {name: torch.from_numpy(features[name]).to(encoder.device) for name in poolings}
+
+
 def standardise(scores: np.ndarray) -> np.ndarray:
     """Scale the scores of each claim to mean 0 and standard deviation 1 over the documents.
 
@@ -201,7 +238,23 @@ def choose_bm25_weight(bm25_scores: np.ndarray, cosines: np.ndarray, claims: lis
     return max(BM25_WEIGHTS, key=lambda w: mean_ndcg(fuse(bm25_scores, cosines, w), claims))
 
 
-# --- 3. Training the vectors of the claims -------------------------------------------------------
+# --- 4. Training the vectors of the claims -------------------------------------------------------
+
+
+class Split(NamedTuple):
+    """Claims with their BM25 scores, and the inputs of the model that is trained.
+
+    These are features for a map, (claims, width), and texts for an encoder, (claims,).
+    """
+
+    claims: list[Claim]
+    bm25_scores: np.ndarray  # (claims, documents)
+    inputs: torch.Tensor | np.ndarray
+
+    def select(self, indices: np.ndarray) -> "Split":
+        """Return some of the claims."""
+        claims = [self.claims[index] for index in indices]
+        return Split(claims, self.bm25_scores[indices], self.inputs[indices])
 
 
 def identity_map(width: int) -> nn.Linear:
@@ -209,21 +262,6 @@ def identity_map(width: int) -> nn.Linear:
     linear = nn.Linear(width, width, bias=False)
     nn.init.eye_(linear.weight)
     return linear
-
-
-class ClaimEncoder(nn.Module):
-    """An encoder with its tokenizer and its pooling, for --finetune."""
-
-    def __init__(self, encoder: Any, tokenizer: Any, pooling: lab_common.Pooling) -> None:
-        super().__init__()
-        self.encoder, self.tokenizer, self.pooling = encoder, tokenizer, pooling
-
-    def forward(self, texts: np.ndarray) -> torch.Tensor:
-        """Encode the texts of claims, (claims,), to vectors (claims, width)."""
-        ids = lab_common.tokenize(self.encoder, self.tokenizer, texts.tolist())
-        batch = lab_common.pad_batch(ids, self.encoder.device)
-        states = self.encoder(**batch).last_hidden_state  # (claims, time, width)
-        return self.pooling((states,), batch["attention_mask"])
 
 
 def train_claims(
@@ -277,6 +315,37 @@ def cosine_scores(
     return (normalize(vectors) @ documents.T).cpu().numpy()
 
 
+class ClaimEncoder(nn.Module):
+    """An encoder with its tokenizer and its pooling, for --finetune."""
+
+    def __init__(self, encoder: Any, tokenizer: Any, pooling: lab_common.Pooling) -> None:
+        super().__init__()
+        self.encoder, self.tokenizer, self.pooling = encoder, tokenizer, pooling
+
+    def forward(self, texts: np.ndarray) -> torch.Tensor:
+        """Encode the texts of claims, (claims,), to vectors (claims, width)."""
+        ids = lab_common.tokenize(self.encoder, self.tokenizer, texts.tolist())
+        batch = lab_common.pad_batch(ids, self.encoder.device)
+        states = self.encoder(**batch).last_hidden_state  # (claims, time, width)
+        return self.pooling((states,), batch["attention_mask"])
+
+
+def disjoint_folds(claims: list[Claim]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return pairs of folds: the indices of claims to train on, and of held-out claims.
+
+    No document is relevant to claims of both. Claims that share a document, directly or through
+    other claims, are in one group and stay together.
+    """
+    claim_ids = [index for index, claim in enumerate(claims) for _ in claim.relevant]
+    document_ids = [document for claim in claims for document in claim.relevant]
+    ones = np.ones(len(claim_ids))
+    is_relevant = csr_array((ones, (claim_ids, document_ids)))  # (claims, documents)
+    # the product counts the documents that two claims share: (claims, claims)
+    _, groups = connected_components(is_relevant @ is_relevant.T)  # (claims,)
+    with common.errors_in("too few training claims about different documents"):
+        return list(GroupKFold(FOLDS).split(groups, groups=groups))
+
+
 def choose_alpha(
     untrained: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
 ) -> tuple[list[float], float, float]:
@@ -285,46 +354,33 @@ def choose_alpha(
     The claims of each fold are ranked by a model that is trained on the other folds. The weight of
     BM25 is the best for these rankings with the best alpha.
     """
-    folds = disjoint_folds(split.claims)
-    models = [
-        train_claims(untrained, split.part(kept), documents, setting, seed) for kept, _ in folds
+    trained = [
+        (train_claims(untrained, split.select(kept), documents, setting, seed), held_out)
+        for kept, held_out in disjoint_folds(split.claims)
     ]
 
     def held_out_scores(alpha: float) -> np.ndarray:
         scores = np.empty_like(split.bm25_scores)  # (claims, documents)
-        for trained, (_, held_out) in zip(models, folds, strict=True):
-            model = interpolate(untrained, trained, alpha)
-            scores[held_out] = cosine_scores(model, split.inputs[held_out], documents)
+        for model, held_out in trained:
+            mixed = interpolate(untrained, model, alpha)
+            scores[held_out] = cosine_scores(mixed, split.inputs[held_out], documents)
         return scores
 
     values = [mean_ndcg(held_out_scores(alpha), split.claims) for alpha in ALPHAS]
-    best = ALPHAS[int(np.argmax(values))]
-    weight = choose_bm25_weight(split.bm25_scores, held_out_scores(best), split.claims)
-    return values, best, weight
-
-
-def disjoint_folds(claims: list[Claim]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return pairs of folds: the indices of claims to train on, and of held-out claims.
-
-    No document is relevant to claims of both. Claims that share a document, directly or through
-    other claims, stay together.
-    """
-    rows = [row for row, claim in enumerate(claims) for _ in claim.relevant]
-    columns = [document for claim in claims for document in claim.relevant]
-    is_relevant = csr_array((np.ones(len(rows)), (rows, columns)))  # (claims, documents)
-    # the product counts the documents that two claims share: (claims, claims)
-    _, groups = connected_components(is_relevant @ is_relevant.T)  # (claims,)
-    with common.errors_in("too few training claims about different documents"):
-        return list(GroupKFold(FOLDS).split(groups, groups=groups))
+    best_alpha = ALPHAS[int(np.argmax(values))]
+    scores = held_out_scores(best_alpha)
+    return values, best_alpha, choose_bm25_weight(split.bm25_scores, scores, split.claims)
 
 
 class Result(NamedTuple):
-    """The results of a trained model."""
+    """The results of a trained model on the test claims, and what was chosen before."""
 
-    rows: dict[str, list[pd.DataFrame]]  # measures of the test claims, without and with BM25
-    curve: pd.DataFrame  # mean nDCG@10 for each of `ALPHAS`
-    model: nn.Module  # that of the first seed, with the chosen alpha
+    alpha: float
     bm25_weight: float
+    cosines: Measures  # without BM25
+    fused: Measures  # with BM25
+    curve: pd.DataFrame  # mean nDCG@10 for each of `ALPHAS`
+    model: nn.Module  # the one of the first seed, with the chosen alpha
 
 
 def train_and_test(
@@ -332,48 +388,48 @@ def train_and_test(
 ) -> Result:
     """Choose on held-out claims, train on all training claims with each seed, and test."""
     training, test = splits
-    values, alpha, weight = choose_alpha(untrained, training, documents, setting, seed)
+    values, best_alpha, weight = choose_alpha(untrained, training, documents, setting, seed)
     models = [train_claims(untrained, training, documents, setting, seed + i) for i in range(SEEDS)]
 
-    def measure_seeds(a: float, bm25_weight: float = 0.0) -> list[pd.DataFrame]:  # 0: cosines alone
-        mixed = [interpolate(untrained, model, a) for model in models]
-        cosines = [cosine_scores(model, test.inputs, documents) for model in mixed]
-        fused = [fuse(test.bm25_scores, scores, bm25_weight) for scores in cosines]
-        return [measure(scores, test.claims) for scores in fused]
+    def test_scores(alpha: float) -> list[np.ndarray]:  # from each seed, (claims, documents)
+        mixed = [interpolate(untrained, model, alpha) for model in models]
+        return [cosine_scores(model, test.inputs, documents) for model in mixed]
 
-    measures = {a: measure_seeds(a) for a in ALPHAS}
-    means = [pd.concat(measures[a]).mean() for a in ALPHAS]
+    cosines = {
+        alpha: [measure(scores, test.claims) for scores in test_scores(alpha)] for alpha in ALPHAS
+    }
+    fused = [
+        measure(fuse(test.bm25_scores, scores, weight), test.claims)
+        for scores in test_scores(best_alpha)
+    ]
+    means = [pd.concat(cosines[alpha]).mean() for alpha in ALPHAS]  # over seeds and claims
     curve = pd.DataFrame(index=pd.Index(ALPHAS, name="alpha"))
     curve["held-out claims"] = values
     curve["test claims"] = [mean["nDCG@10"] for mean in means]
     curve["new"] = [mean["new"] for mean in means]
-    name = f"{setting.name}, alpha {alpha:g}"
-    rows = {
-        name: measures[alpha],
-        f"BM25 + {name}, weight {weight:g}": measure_seeds(alpha, weight),
-    }
-    return Result(rows, curve, interpolate(untrained, models[0], alpha), weight)
+    model = interpolate(untrained, models[0], best_alpha)
+    return Result(best_alpha, weight, cosines[best_alpha], fused, curve, model)
 
 
-# --- 4. Results ----------------------------------------------------------------------------------
+# --- 5. Results ----------------------------------------------------------------------------------
 
 
-def print_table(rows: dict[str, list[pd.DataFrame]]) -> None:
+def print_table(table: dict[str, Measures]) -> None:
     """Print the mean measures of each row, and the standard deviation of nDCG@10 over the seeds."""
     lines = {}
-    for name, seeds in rows.items():
+    for name, seeds in table.items():
         means = pd.DataFrame([measures.mean() for measures in seeds])  # (seeds, measures)
         lines[name] = {**means.mean(), "± seeds": means["nDCG@10"].std()}  # NaN for a single seed
     print(pd.DataFrame(lines).T.to_string(float_format="{:.4f}".format, na_rep="-"))
 
 
-def print_difference(rows: dict[str, list[pd.DataFrame]], name: str, baseline: str) -> None:
+def print_difference(table: dict[str, Measures], name: str, baseline: str) -> None:
     """Print by how much the nDCG@10 of a row exceeds that of another, with a 95 % interval.
 
     The interval is a paired bootstrap: the claims are drawn many times with replacement.
     """
     # of each claim, the mean over the seeds
-    first, second = (pd.concat(rows[row]).groupby(level=0).mean() for row in (name, baseline))
+    first, second = (pd.concat(table[row]).groupby(level=0).mean() for row in (name, baseline))
     parts = []
     for label, column in (("all claims", "nDCG@10"), ("new documents", "new")):
         gains = (first[column] - second[column]).dropna().to_numpy()  # (claims,)
@@ -398,10 +454,7 @@ def draw_curve(curve: pd.DataFrame) -> None:
     common.save_figure(figure, common.RESULTS / "lab_retrieval.png")
 
 
-def encode(encoder: Any, tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
-    """Return the features of texts by each of `POOLINGS`: (texts, width)."""
-    features = lab_common.encode(encoder, tokenizer, texts, POOLINGS)
-    return {kind: torch.from_numpy(features[kind]).to(encoder.device) for kind in POOLINGS}
+# --- 6. Searching the documents of the last run --------------------------------------------------
 
 
 def answer_query(query: str, path: Path, device: torch.device) -> None:
@@ -415,10 +468,12 @@ def answer_query(query: str, path: Path, device: torch.device) -> None:
     tokenizer = common.load(AutoTokenizer, Path(saved["model"]))
     encoder = common.load(AutoModel, Path(saved["model"])).to(device)
     collection = Collection(saved["titles"], saved["abstracts"], {})
-    common.note(f"searching {len(collection.titles):,} documents of {saved['name']}")
+    common.note(f"searching {len(collection.titles):,} documents of {saved['dataset']}")
 
     def encode_sentences(sentences: list[str]) -> torch.Tensor:
-        return normalize(encode(encoder, tokenizer, sentences)[saved["pooling"]])
+        pooling = saved["pooling"]
+        poolings = {pooling: POOLINGS[pooling]}
+        return normalize(encode(encoder, tokenizer, sentences, poolings)[pooling])
 
     vector = normalize(encode_sentences([query]) @ saved["map"].T)  # (1, width)
     dense = (vector @ saved["documents"].T).cpu().numpy()  # (1, documents)
@@ -434,7 +489,7 @@ def answer_query(query: str, path: Path, device: torch.device) -> None:
         print(f"        {common.printable(closest)}")
 
 
-# --- 5. The script -------------------------------------------------------------------------------
+# --- 7. The script -------------------------------------------------------------------------------
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -451,42 +506,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def thin_out(collection: Collection, size: int) -> Collection:
-    """Return about `size` evenly spaced documents, and the claims about these documents alone."""
-    step = max(1, len(collection.titles) // size)
-    claims = {
-        split: [
-            Claim(claim.text, {index // step: grade for index, grade in claim.relevant.items()})
-            for claim in rows
-            if all(index % step == 0 for index in claim.relevant)
-        ]
-        for split, rows in collection.claims.items()
-    }
-    return Collection(collection.titles[::step], collection.abstracts[::step], claims)
-
-
-def load_collection(arguments: argparse.Namespace) -> tuple[str, Collection]:
-    """Return the name of a collection and the collection; print the numbers of its claims.
-
-    Claims that are in both splits are left out of the training, and of too many some are taken.
-    """
-    name, collection = lab_data.load_or_docstrings(arguments, "scifact", lab_data.load_collection)
-    if arguments.quick:
-        collection = thin_out(collection, QUICK_DOCUMENTS)
-    claims = lab_data.remove_duplicates(collection.claims, text=lambda claim: claim.text)
-    # of more claims, evenly spaced ones
-    claims = {split: rows[:: math.ceil(len(rows) / MAX_CLAIMS)] for split, rows in claims.items()}
-    known = {index for claim in claims["train"] for index in claim.relevant}
-    are_new = [not known & claim.relevant.keys() for claim in claims["test"]]
-    print(
-        f"{len(collection.titles):,} documents; {len(claims['train'])} claims to train on, "
-        f"{len(claims['test'])} to test on, {sum(are_new)} of them about new documents\n"
-    )
-    pairs = zip(claims["test"], are_new, strict=True)
-    collection.claims = claims | {"test": [claim._replace(is_new=new) for claim, new in pairs]}
-    return name or str(arguments.data), collection
-
-
 def main(argv: list[str] | None = None) -> int:
     """Rank the documents in every way; with --query, show the best documents for one query."""
     arguments = parse_arguments(argv)
@@ -495,71 +514,79 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.query is not None:
         answer_query(arguments.query, path, device)
         return 0
-    name, collection = load_collection(arguments)
-    claims = collection.claims
+    dataset, collection = load_collection(arguments)
+    claims = collection.claims  # of each split
     texts = {split: [claim.text for claim in claims[split]] for split in claims}
     texts["documents"] = collection.documents()
     folder = common.find_model(arguments.model, MODEL, bundled.encoder)
     tokenizer = common.load(AutoTokenizer, folder)
     encoder = common.load(AutoModel, folder).to(device)
+    table: dict[str, Measures] = {}
 
     # 1. BM25: k1 and b are chosen on the training claims
-    words = {part: split_words(texts[part]) for part in texts}
-    k1, b = choose_bm25(words["documents"], words["train"], claims["train"])
-    bm25_scores = {split: bm25(words["documents"], words[split], k1, b) for split in claims}
-    # for each row of the table, the measures of the test claims from every seed
-    rows = {f"BM25, k1 {k1:g}, b {b:g}": [measure(bm25_scores["test"], claims["test"])]}
+    tokens = {part: split_words(texts[part]) for part in texts}
+    k1, b = choose_bm25(tokens["documents"], tokens["train"], claims["train"])
+    bm25_scores = {split: bm25(tokens["documents"], tokens[split], k1, b) for split in claims}
+    table[f"BM25, k1 {k1:g}, b {b:g}"] = [measure(bm25_scores["test"], claims["test"])]
 
-    # 2. Cosines of frozen features: every text is encoded once
-    features = {part: encode(encoder, tokenizer, texts[part]) for part in texts}
+    # 2. Cosines of frozen features: the pooling is chosen on the training claims
+    poolings = lab_common.usable_poolings(tokenizer, POOLINGS)
+    features = {part: encode(encoder, tokenizer, texts[part], poolings) for part in texts}
     identity = identity_map(encoder.config.hidden_size).to(device)  # nothing is trained
     cosines = {}
-    for name in POOLINGS:
+    for name in poolings:
         vectors = normalize(features["documents"][name])  # (documents, width)
-        cosines[name] = {s: cosine_scores(identity, features[s][name], vectors) for s in claims}
-        rows[f"{name} cosine"] = [measure(cosines[name]["test"], claims["test"])]
+        cosines[name] = {
+            split: cosine_scores(identity, features[split][name], vectors) for split in claims
+        }
+        table[f"{name} cosine"] = [measure(cosines[name]["test"], claims["test"])]
+    pooling = max(poolings, key=lambda name: mean_ndcg(cosines[name]["train"], claims["train"]))
 
-    # 3. Fusion: the pooling and the weight of BM25 are chosen on the training claims
-    pooling = max(POOLINGS, key=lambda name: mean_ndcg(cosines[name]["train"], claims["train"]))
-    best = cosines[pooling]
-    weight = choose_bm25_weight(bm25_scores["train"], best["train"], claims["train"])
-    fused = fuse(bm25_scores["test"], best["test"], weight)
-    # in the order of `Result.rows`
-    baselines = f"{pooling} cosine", f"BM25 + {pooling} cosine, weight {weight:g}"
-    rows[baselines[1]] = [measure(fused, claims["test"])]
+    # 3. Fusion: the weight of BM25 is chosen on the training claims
+    frozen = cosines[pooling]
+    weight = choose_bm25_weight(bm25_scores["train"], frozen["train"], claims["train"])
+    baseline = f"{pooling} cosine"
+    fused_baseline = f"BM25 + {baseline}, weight {weight:g}"
+    fused = fuse(bm25_scores["test"], frozen["test"], weight)
+    table[fused_baseline] = [measure(fused, claims["test"])]
 
     # 4. Training: alpha and the weight of BM25 are chosen on held-out training claims
     documents = normalize(features["documents"][pooling])  # (documents, width)
-    splits = [Split(claims[s], bm25_scores[s], features[s][pooling]) for s in claims]
+    splits = [
+        Split(claims[split], bm25_scores[split], features[split][pooling]) for split in claims
+    ]
     results = {"map": train_and_test(identity, splits, documents, MAP_SETTING, arguments.seed)}
     if arguments.finetune:
-        model = ClaimEncoder(encoder, tokenizer, POOLINGS[pooling])
-        text_splits = [Split(claims[s], bm25_scores[s], np.array(texts[s])) for s in claims]
+        model = ClaimEncoder(encoder, tokenizer, poolings[pooling])
+        splits = [
+            Split(claims[split], bm25_scores[split], np.array(texts[split])) for split in claims
+        ]
         results["encoder"] = train_and_test(
-            model, text_splits, documents, ENCODER_SETTING, arguments.seed
+            model, splits, documents, ENCODER_SETTING, arguments.seed
         )
-    for result in results.values():
-        rows |= result.rows
 
     # 5. Results
-    print_table(rows)
+    for kind, result in results.items():
+        name = f"{kind}, alpha {result.alpha:g}"
+        fused_name = f"BM25 + {name}, weight {result.bm25_weight:g}"
+        table |= {name: result.cosines, fused_name: result.fused}
+        print_difference(table, name, baseline)
+        print_difference(table, fused_name, fused_baseline)
+    print_table(table)
     for kind, result in results.items():
         print(f"\nnDCG@10 of the {kind} between untrained (alpha = 0) and trained (1)")
         print(result.curve.to_string(float_format="{:.4f}".format))
-        for row, baseline in zip(result.rows, baselines, strict=True):
-            print_difference(rows, row, baseline)
-    result = results["map"]
-    draw_curve(result.curve)
+    draw_curve(results["map"].curve)
     saved = {
-        "name": name,
+        "dataset": dataset,
         "model": str(folder.resolve()),
         "pooling": pooling,
         "titles": collection.titles,
         "abstracts": collection.abstracts,
         "bm25": [k1, b],
         "documents": documents.cpu(),
-        "map": result.model.weight.data.cpu(),
-        "weight": result.bm25_weight,
+        "map": results["map"].model.weight.data.cpu(),
+        "weight": results["map"].bm25_weight,
     }
     common.save_tensors(path, saved)
     return 0

@@ -1,15 +1,18 @@
 """Task 03: experiments towards a better model of the electricity consumption.
 
+Read these first: `Experiment` and the list below it, `make_inputs`, then `main`.
+
 The table compares baselines, the LSTM of task 02, MLPs (fully connected layers) and MLPs with GRUs
-(recurrent layers). After "MLP on the change", each row changes one thing in the row above. The
-customer's habits change, so no single period represents the year to come. Hence validation data are
-the last quarters of 2011, 2012 and 2013. For each of them, every model is trained on all readings
-before it.
+(recurrent layers). The change is the difference between a reading and the one before it, and most
+networks predict it. After "MLP on the change", each row changes one thing in the row above.
+
+The customer's habits change, so one period is not enough for validation. There are three: the last
+quarters of 2011, 2012 and 2013. For each of them, every model is trained on all readings before it.
 
 The winner is the network with the lowest mean of its three errors. Then every model is trained
 again on 2011 to 2013, each network from three seeds, and tested on 2014. The test year is used once
-per row, after every choice is made. But test figures of earlier versions of this script were known
-when it was written. R-squared is the fraction of the variance that is predicted.
+per row, after every choice is made. But the author had seen test results of earlier versions of
+this script. R-squared is the fraction of the variance that is predicted.
 
     python task03.py
     python task03.py --data DIR      with electricity_train.csv and electricity_test.csv in DIR
@@ -66,7 +69,7 @@ class Samples(NamedTuple):
     targets: np.ndarray  # (rows,)
 
     def part(self, rows: slice) -> "Samples":
-        """Return the samples of some rows."""
+        """Return some of the samples."""
         return Samples(*(column[rows] for column in self))
 
 
@@ -102,9 +105,9 @@ def mlp(input_size: int, dropout: float) -> nn.Module:
 class MLPWithGRUs(nn.Module):
     """An MLP that also gets the last hidden states of GRUs: (batch, inputs) to (batch,).
 
-    A GRU is a recurrent layer like an LSTM, with one kind of memory. The first reads the past days
-    in order. With `hours`, a second reads the last two hours. The inputs must be those of the
-    experiment `SHORT` below: 30 readings of past days, 8 recent ones, and the calendar.
+    A GRU is a recurrent layer like an LSTM, with one state instead of two. The first GRU reads the
+    past days in order. With `hours`, a second reads the last two hours. The inputs must be those of
+    the experiment `SHORT` below: 30 readings of past days, 8 recent ones, and the calendar.
     """
 
     def __init__(self, input_size: int, dropout: float, hours: bool = False) -> None:
@@ -179,12 +182,14 @@ def make_inputs(samples: Samples, experiment: Experiment) -> tuple[np.ndarray, n
     # around the same time on each past day: for day 1 the offsets -97, -96 and -95
     offsets |= {near - DAY * day for day in experiment.past_days for near in (-1, 0, 1)}
     inputs = samples.history[:, sorted(offsets)]  # (rows, offsets), a copy, the oldest first
-    level = inputs[:, -1].copy() if experiment.change else np.zeros_like(inputs[:, -1])  # (rows,)
+    last = inputs[:, -1].copy()  # (rows,)
+    level = last if experiment.change else np.zeros_like(last)
     inputs[:, :-1] -= level[:, None]  # the last reading itself stays an input
     if experiment.calendar:
-        angle = 2 * np.pi * (samples.times.hour * 60 + samples.times.minute).to_numpy() / 1440
+        minutes = (samples.times.hour * 60 + samples.times.minute).to_numpy()  # (rows,)
+        angle = 2 * np.pi * minutes / 1440
         # on a circle 23:45 is near 00:00; faster waves allow several peaks a day
-        waves = [wave(k * angle) for k in (1, 2, 3, 4) for wave in (np.sin, np.cos)]
+        waves = [wave(k * angle) for k in (1, 2, 3, 4) for wave in (np.sin, np.cos)]  # (rows,) each
         weekday = np.eye(7)[samples.times.day_of_week]  # (rows, 7)
         inputs = np.column_stack([inputs, *waves, weekday]).astype("float32")
     return inputs, level
@@ -250,33 +255,34 @@ def train_and_predict(
 
     warnings.filterwarnings("ignore", module="joblib.parallel")  # unused results, after Ctrl-C
     workers = min(MAX_WORKERS, cpu_count()) if device.type == "cpu" else 1
-    # in the order of `jobs`; max_nbytes: the inputs are sent to the processes, not written to files
+    # calls the jobs in processes, and returns the networks in the same order;
+    # max_nbytes: the inputs are sent to the processes, not written to files
     trained = Parallel(workers, return_as="generator", max_nbytes=None)(jobs())
     progress, total = f"trained until {train.times[-1]:%B %Y}", len(experiments) * len(seeds)
     try:
-        # `list` waits for the training to end
-        networks = iter(list(tqdm(trained, progress, total, unit=" networks")))
+        # `list` waits for the end of the training
+        networks = list(tqdm(trained, progress, total, unit=" networks"))
     except BrokenProcessPool as error:
         message = "a process of the training was killed, perhaps for lack of memory"
         raise common.ScriptError(message) from error
 
     predictions = predict_baselines(train, later)
-    for experiment in experiments:
+    for number, experiment in enumerate(experiments):
         inputs, level = make_inputs(later, experiment)  # (rows, inputs), (rows,)
         rows = torch.from_numpy(inputs).to(device)
-        # all seeds of one experiment, then the next
-        outputs = [task02.predict(next(networks), rows).cpu().numpy() for _ in seeds]
+        of_seeds = networks[number * len(seeds) : (number + 1) * len(seeds)]
+        outputs = [task02.predict(network, rows).cpu().numpy() for network in of_seeds]
         predictions[experiment.name] = level + np.stack(outputs)
     return predictions
 
 
 def print_remarks(table: pd.DataFrame, test: Samples) -> None:
-    """Print how few steps hold the error of the last reading, and which rows are worse than it."""
+    """Print how much of the error of the last reading a few readings cause, and the worse rows."""
     errors = np.sort((test.targets - test.history[:, -1]) ** 2)[::-1]  # (rows,), the largest first
     first, second = (errors[: len(errors) // n].sum() / errors.sum() for n in (100, 20))  # 1%, 5%
     common.note(
-        f"1% of the steps of the test year hold {first:.0%} of the squared error of the last "
-        f"reading, 5% hold {second:.0%}"
+        f"the largest 1% of the errors of the last reading in the test year make up {first:.0%} of "
+        f"its squared error, the largest 5% {second:.0%}"
     )
     for where, column in (("validation", "mean"), ("the test year", "test MSE")):
         worse = table.index[table[column] > table[column][LAST_READING]]
@@ -309,8 +315,8 @@ def draw_week(
         purpose[first.replace(day=1) : last] = "validation"
     purpose[test.times[0].replace(day=1).normalize() :] = "test"
     for name, color in (("training", "silver"), ("validation", "tab:blue"), ("test", "tab:orange")):
-        rows = purpose == name
-        months.bar(monthly.index[rows], monthly[rows], 25, align="edge", color=color, label=name)
+        shown = purpose == name
+        months.bar(monthly.index[shown], monthly[shown], 25, align="edge", color=color, label=name)
     for axes in (readings, months):
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
     common.save_figure(figure, common.RESULTS / "task03_week.png")
@@ -348,7 +354,9 @@ def main(argv: list[str] | None = None) -> int:
         experiments = [replace(experiment, epochs=QUICK_EPOCHS) for experiment in NETWORKS]
     expected_start = train_frame["timestamp"].iloc[-1] + pd.Timedelta(minutes=15)
     if test_frame["timestamp"].iloc[0] != expected_start:
-        raise common.ScriptError(f"the test data must start at {expected_start}, after the others")
+        raise common.ScriptError(
+            f"the test data must start at {expected_start}, right after the training data"
+        )
     with common.errors_in(folder):  # fewer than `HISTORY` readings
         train = make_samples(train_frame)
     torch.set_num_threads(1)  # so that the digits do not depend on the number of cores
@@ -360,7 +368,8 @@ def main(argv: list[str] | None = None) -> int:
     for origin, (earlier, quarter) in splits.items():
         predictions = train_and_predict(experiments, earlier, quarter, seeds[:1], device)
         errors[origin] = {
-            name: mean_squared_error(quarter.targets, rows[0]) for name, rows in predictions.items()
+            name: mean_squared_error(quarter.targets, predicted[0])
+            for name, predicted in predictions.items()
         }
     # 2. The winner is the network with the lowest mean error.
     table = pd.DataFrame(errors)  # (rows, origins)
@@ -372,18 +381,18 @@ def main(argv: list[str] | None = None) -> int:
     count = len(test_frame) - DAY  # as in task 02, the first day is only an input
     test = make_samples(data).part(slice(-count, None))
     predictions = train_and_predict(experiments, train, test, seeds, device)
-    for name, rows in predictions.items():  # (networks, rows)
-        test_errors = pd.Series([mean_squared_error(test.targets, row) for row in rows])
+    for name, predicted in predictions.items():  # (networks, rows)
+        test_errors = pd.Series([mean_squared_error(test.targets, row) for row in predicted])
         table.loc[name, "test MSE"] = test_errors.mean()
         table.loc[name, "±"] = test_errors.std()
-        table.loc[name, "R-squared"] = np.mean([r2_score(test.targets, row) for row in rows])
+        table.loc[name, "R-squared"] = np.mean([r2_score(test.targets, row) for row in predicted])
     print(table.to_string(float_format="{:.4f}".format, na_rep="-"))
-    predicted = predictions[winner].mean(0)  # (rows,), the average of the networks
+    average = predictions[winner].mean(0)  # (rows,), of the networks
     print(f"Winner: {winner}, average of {len(seeds)} networks")
-    print(f"Test MSE: {mean_squared_error(test.targets, predicted)}")
-    print(f"R-squared: {common.finite(r2_score(test.targets, predicted), 'R-squared')}")
+    print(f"Test MSE: {mean_squared_error(test.targets, average)}")
+    print(f"R-squared: {common.finite(r2_score(test.targets, average), 'R-squared')}")
     print_remarks(table, test)
-    draw_week(data, test, predicted, origins)
+    draw_week(data, test, average, origins)
     draw_table(table)
     return 0
 

@@ -243,7 +243,7 @@ MAP_SETTINGS = [
 
 
 def print_map_settings(arguments: argparse.Namespace) -> None:
-    """Print the best `a` and its nDCG@10 on held-out training claims, for each setting.
+    """Print the best alpha and its nDCG@10 on held-out training claims, for each setting.
 
     The nDCG@10 is the mean over the seeds. No test claim is read.
     """
@@ -252,7 +252,7 @@ def print_map_settings(arguments: argparse.Namespace) -> None:
     folder = common.find_model(arguments.model, lab_retrieval.MODEL, bundled.encoder)
     tokenizer, encoder = common.load(AutoTokenizer, folder), common.load(AutoModel, folder)
     documents, features = (
-        lab_retrieval.encode(encoder, tokenizer, texts)["mean"]
+        lab_retrieval.encode(encoder, tokenizer, texts, lab_retrieval.POOLINGS)["mean"]
         for texts in (collection.documents(), [claim.text for claim in claims])
     )
     vectors = F.normalize(documents)  # (documents, width)

@@ -21,7 +21,7 @@ from conftest import EXPECTED, Run, load_pair, only_line
 from lab_data import Claim, Collection
 from lab_retrieval import Setting, Split, identity_map
 
-SETTING = Setting("map", 2, 1e-2, 0.1)
+SETTING = Setting(2, 1e-2, 0.1)
 DOCUMENTS = [row % 8 for row in range(12)]  # of the claims of `split`
 
 
@@ -131,7 +131,7 @@ def test_claims_are_encoded_as_by_the_frozen_encoder() -> None:
     encoder, tokenizer = load_pair(bundled.encoder(), AutoModel)
     texts, pooling = ["a long claim about genes", "a"], lab_retrieval.POOLINGS["mean"]
     found = lab_retrieval.ClaimEncoder(encoder, tokenizer, pooling)(np.array(texts))
-    expected = lab_retrieval.encode(encoder, tokenizer, texts)["mean"]
+    expected = lab_retrieval.encode(encoder, tokenizer, texts, {"mean": pooling})["mean"]
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -238,7 +238,8 @@ def test_query_prints_the_best_documents_of_the_last_run_without_control_charact
     only_line(err, "run the script once without --query")
     run("lab_retrieval", "--data", folder)
     path.unlink()
-    code, out, _ = run("lab_retrieval", "--query", sentence)
+    code, out, err = run("lab_retrieval", "--query", sentence)
+    only_line(err, f"searching 40 documents of {folder}")
     assert (code, len(out.splitlines())) == (0, 2 * lab_retrieval.SHOWN)
     assert out.splitlines()[0].endswith("  T3 ]0;x")
     assert out.splitlines()[1] == f"        {sentence}."
@@ -257,10 +258,8 @@ def test_fusion_has_the_alpha_and_the_weight_of_the_held_out_claims(
     chosen = [0.0] * len(lab_retrieval.ALPHAS), 0.3, 0.35
     monkeypatch.setattr(lab_retrieval, "choose_alpha", lambda *_: chosen)
     result = lab_retrieval.train_and_test(identity_map(4), [split] * 2, documents, SETTING, 0)
-    assert [*result.rows] == ["map, alpha 0.3", "BM25 + map, alpha 0.3, weight 0.35"]
-    assert result.bm25_weight == 0.35
-    alone, fused = (measures[0] for measures in result.rows.values())
-    assert not alone.equals(fused)
+    assert (result.alpha, result.bm25_weight) == (0.3, 0.35)
+    assert not result.cosines[0].equals(result.fused[0])
 
 
 def test_of_too_many_claims_evenly_spaced_ones_are_kept(

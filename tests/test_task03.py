@@ -286,8 +286,7 @@ def test_remarks_name_the_hardest_steps(capsys: pytest.CaptureFixture) -> None:
     table = pd.DataFrame({"mean": [1, 2, 0], "test MSE": [1, 0, 2]}, [LAST_READING, "A", "B"])
     task03.print_remarks(table, test)
     err = capsys.readouterr().err
-    assert f"1% of the steps of the test year hold {125 / 323:.0%} of the" in err
-    assert f"5% hold {133 / 323:.0%}" in err
+    assert f"make up {125 / 323:.0%} of its squared error, the largest 5% {133 / 323:.0%}\n" in err
     assert only_line(err, "worse than the last reading in validation").endswith(": A")
     assert only_line(err, "worse than the last reading in the test year").endswith(": B")
 
