@@ -346,69 +346,56 @@ def disjoint_folds(claims: list[Claim]) -> list[tuple[np.ndarray, np.ndarray]]:
         return list(GroupKFold(FOLDS).split(groups, groups=groups))
 
 
-def choose_alpha(
+def held_out_ndcg(
     untrained: nn.Module, split: Split, documents: torch.Tensor, setting: Setting, seed: int
-) -> tuple[list[float], float, float]:
-    """Return the mean nDCG@10 of held-out claims for each of `ALPHAS`, the best alpha and a weight.
+) -> list[float]:
+    """Return the mean nDCG@10 of held-out claims for each of `ALPHAS`.
 
-    The claims of each fold are ranked by a model that is trained on the other folds. The weight of
-    BM25 is the best for these rankings with the best alpha.
+    The claims of each fold are ranked by a model that is trained on the other folds.
     """
     trained = [
         (train_claims(untrained, split.select(kept), documents, setting, seed), held_out)
         for kept, held_out in disjoint_folds(split.claims)
     ]
-
-    def held_out_scores(alpha: float) -> np.ndarray:
+    values = []
+    for alpha in ALPHAS:
         scores = np.empty_like(split.bm25_scores)  # (claims, documents)
         for model, held_out in trained:
             mixed = interpolate(untrained, model, alpha)
             scores[held_out] = cosine_scores(mixed, split.inputs[held_out], documents)
-        return scores
-
-    values = [mean_ndcg(held_out_scores(alpha), split.claims) for alpha in ALPHAS]
-    best_alpha = ALPHAS[int(np.argmax(values))]
-    scores = held_out_scores(best_alpha)
-    return values, best_alpha, choose_bm25_weight(split.bm25_scores, scores, split.claims)
+        values.append(mean_ndcg(scores, split.claims))
+    return values
 
 
 class Result(NamedTuple):
-    """The results of a trained model on the test claims, and what was chosen before."""
+    """A trained model, with the alpha that is best for the held-out claims."""
 
     alpha: float
-    bm25_weight: float
-    cosines: Measures  # without BM25
-    fused: Measures  # with BM25
+    cosines: list[np.ndarray]  # of the test claims, from each seed: (claims, documents)
     curve: pd.DataFrame  # mean nDCG@10 for each of `ALPHAS`
-    model: nn.Module  # the one of the first seed, with the chosen alpha
+    model: nn.Module  # the one of the first seed
 
 
 def train_and_test(
     untrained: nn.Module, splits: list[Split], documents: torch.Tensor, setting: Setting, seed: int
 ) -> Result:
-    """Choose on held-out claims, train on all training claims with each seed, and test."""
+    """Choose alpha on held-out claims, train on all training claims with each seed, and test."""
     training, test = splits
-    values, best_alpha, weight = choose_alpha(untrained, training, documents, setting, seed)
+    values = held_out_ndcg(untrained, training, documents, setting, seed)
+    best_alpha = ALPHAS[int(np.argmax(values))]
     models = [train_claims(untrained, training, documents, setting, seed + i) for i in range(SEEDS)]
 
-    def test_scores(alpha: float) -> list[np.ndarray]:  # from each seed, (claims, documents)
+    def test_cosines(alpha: float) -> list[np.ndarray]:
         mixed = [interpolate(untrained, model, alpha) for model in models]
         return [cosine_scores(model, test.inputs, documents) for model in mixed]
 
-    cosines = {
-        alpha: [measure(scores, test.claims) for scores in test_scores(alpha)] for alpha in ALPHAS
-    }
-    fused = [
-        measure(fuse(test.bm25_scores, scores, weight), test.claims)
-        for scores in test_scores(best_alpha)
-    ]
-    means = [pd.concat(cosines[alpha]).mean() for alpha in ALPHAS]  # over seeds and claims
-    curve = pd.DataFrame(index=pd.Index(ALPHAS, name="alpha"))
-    curve["held-out claims"] = values
-    curve["test claims"] = [mean["nDCG@10"] for mean in means]
-    curve["new"] = [mean["new"] for mean in means]
+    curve = pd.DataFrame({"held-out claims": values}, pd.Index(ALPHAS, name="alpha"))
+    for alpha in ALPHAS:
+        measures = [measure(cosines, test.claims) for cosines in test_cosines(alpha)]
+        means = pd.concat(measures).mean()  # over seeds and claims
+        curve.loc[alpha, ["test claims", "new"]] = means["nDCG@10"], means["new"]
     model = interpolate(untrained, models[0], best_alpha)
-    return Result(best_alpha, weight, cosines[best_alpha], fused, curve, model)
+    return Result(best_alpha, test_cosines(best_alpha), curve, model)
 
 
 # --- 5. Results ----------------------------------------------------------------------------------
@@ -542,15 +529,15 @@ def main(argv: list[str] | None = None) -> int:
         table[f"{name} cosine"] = [measure(cosines[name]["test"], claims["test"])]
     pooling = max(poolings, key=lambda name: mean_ndcg(cosines[name]["train"], claims["train"]))
 
-    # 3. Fusion: the weight of BM25 is chosen on the training claims
+    # 3. Fusion: the weight of BM25 is chosen on the training claims, before anything is trained
     frozen = cosines[pooling]
     weight = choose_bm25_weight(bm25_scores["train"], frozen["train"], claims["train"])
     baseline = f"{pooling} cosine"
     fused_baseline = f"BM25 + {baseline}, weight {weight:g}"
-    fused = fuse(bm25_scores["test"], frozen["test"], weight)
-    table[fused_baseline] = [measure(fused, claims["test"])]
+    scores = fuse(bm25_scores["test"], frozen["test"], weight)
+    table[fused_baseline] = [measure(scores, claims["test"])]
 
-    # 4. Training: alpha and the weight of BM25 are chosen on held-out training claims
+    # 4. Training: alpha is chosen on held-out training claims
     documents = normalize(features["documents"][pooling])  # (documents, width)
     splits = [
         Split(claims[split], bm25_scores[split], features[split][pooling]) for split in claims
@@ -568,8 +555,10 @@ def main(argv: list[str] | None = None) -> int:
     # 5. Results
     for kind, result in results.items():
         name = f"{kind}, alpha {result.alpha:g}"
-        fused_name = f"BM25 + {name}, weight {result.bm25_weight:g}"
-        table |= {name: result.cosines, fused_name: result.fused}
+        fused_name = f"BM25 + {name}, weight {weight:g}"
+        table[name] = [measure(scores, claims["test"]) for scores in result.cosines]
+        fused = [fuse(bm25_scores["test"], scores, weight) for scores in result.cosines]
+        table[fused_name] = [measure(scores, claims["test"]) for scores in fused]
         print_difference(table, name, baseline)
         print_difference(table, fused_name, fused_baseline)
     print_table(table)
@@ -586,7 +575,7 @@ def main(argv: list[str] | None = None) -> int:
         "bm25": [k1, b],
         "documents": documents.cpu(),
         "map": results["map"].model.weight.data.cpu(),
-        "weight": results["map"].bm25_weight,
+        "weight": weight,
     }
     common.save_tensors(path, saved)
     return 0

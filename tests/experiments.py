@@ -261,7 +261,7 @@ def print_map_settings(arguments: argparse.Namespace) -> None:
     start = lab_retrieval.identity_map(vectors.shape[1])
     for setting in MAP_SETTINGS:
         runs = [
-            lab_retrieval.choose_alpha(start, split, vectors, setting, seed)[0]
+            lab_retrieval.held_out_ndcg(start, split, vectors, setting, seed)
             for seed in range(arguments.seeds)
         ]
         values = np.mean(runs, axis=0)  # for each alpha

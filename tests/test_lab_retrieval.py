@@ -149,7 +149,7 @@ def test_folds_share_no_document() -> None:
         assert not known & asked
 
 
-def test_settings_are_chosen_with_maps_that_have_not_seen_the_claims(
+def test_alpha_is_chosen_with_maps_that_have_not_seen_the_claims(
     split: Split, documents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Let a map rank the document of a claim first if it was not trained on the claim."""
@@ -166,11 +166,8 @@ def test_settings_are_chosen_with_maps_that_have_not_seen_the_claims(
     monkeypatch.setattr(lab_retrieval, "train_claims", train)
     monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: trained)
     monkeypatch.setattr(lab_retrieval, "cosine_scores", cosine_scores)
-    values, _, weight = lab_retrieval.choose_alpha(
-        identity_map(4), split, documents, SETTING, seed=0
-    )
+    values = lab_retrieval.held_out_ndcg(identity_map(4), split, documents, SETTING, seed=0)
     assert values == [1.0] * len(lab_retrieval.ALPHAS)
-    assert weight == 0.0  # that of BM25, which ranks at random
 
 
 def test_test_judgements_change_no_choice_and_no_weight(
@@ -252,14 +249,17 @@ def test_query_with_other_data_is_a_wrong_option(run: Run) -> None:
     only_line(err, "--query searches the last run; leave out ")
 
 
-def test_fusion_has_the_alpha_and_the_weight_of_the_held_out_claims(
+def test_result_has_the_alpha_of_the_held_out_claims(
     split: Split, documents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = [0.0] * len(lab_retrieval.ALPHAS), 0.3, 0.35
-    monkeypatch.setattr(lab_retrieval, "choose_alpha", lambda *_: chosen)
+    values = [float(alpha == 0.3) for alpha in lab_retrieval.ALPHAS]
+    monkeypatch.setattr(lab_retrieval, "held_out_ndcg", lambda *_: values)
     result = lab_retrieval.train_and_test(identity_map(4), [split] * 2, documents, SETTING, 0)
-    assert (result.alpha, result.bm25_weight) == (0.3, 0.35)
-    assert not result.cosines[0].equals(result.fused[0])
+    assert result.alpha == 0.3
+    expected = lab_retrieval.cosine_scores(result.model, split.inputs, documents)
+    assert np.array_equal(result.cosines[0], expected)
+    mean = lab_retrieval.mean_ndcg(np.concatenate(result.cosines), split.claims * 3)
+    assert result.curve.loc[0.3, "test claims"] == pytest.approx(mean)
 
 
 def test_of_too_many_claims_evenly_spaced_ones_are_kept(
@@ -292,17 +292,3 @@ def test_training_is_without_dropout(split: Split, documents: torch.Tensor) -> N
     assert torch.equal(first, second)
     assert not torch.equal(first, torch.eye(4))
     assert torch.equal(starts[0][1].weight, torch.eye(4))  # a copy was trained
-
-
-def test_weight_of_bm25_is_chosen_with_the_best_alpha(
-    split: Split, documents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Let a map rank the document of a claim first with the alpha 0.3, and last with others."""
-    monkeypatch.setattr(lab_retrieval, "train_claims", lambda *_: None)
-    monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, a: a)
-    monkeypatch.setattr(
-        lab_retrieval, "cosine_scores", lambda a, rows, _: (1 if a == 0.3 else -1) * np.eye(8)[rows]
-    )
-    split = split._replace(inputs=np.array(DOCUMENTS))
-    _, alpha, weight = lab_retrieval.choose_alpha(identity_map(4), split, documents, SETTING, 0)
-    assert (alpha, weight) == (0.3, 0.0)
