@@ -26,9 +26,9 @@ def find_recordings(folder: Path | None = None) -> Path | None:
     """Return the folder with both splits of the electricity data.
 
     That is `folder` if given, else `DATA/electricity_consumption`, filled from the course's
-    repository when files are missing. Without a network it is None, which stands for the synthetic
-    load curve, with a note on standard error. So both splits always come from the same source.
-    Raises `ScriptError` if a file is missing in `folder`.
+    repository when files are missing. Returns None if they cannot be downloaded, with a note on
+    standard error; then `load` returns a synthetic load curve for both splits. Raises `ScriptError`
+    if a file is missing in `folder`.
     """
     if folder is not None:
         common.check_folder(folder, *SHA256)
@@ -50,10 +50,10 @@ def find_recordings(folder: Path | None = None) -> Path | None:
 def load(split: str, folder: Path | None) -> pd.DataFrame:
     """Load the `train` (2011 to 2013) or `test` (2014) split of the electricity consumption.
 
-    It is read from a folder; without one, it is that of the synthetic load curve.
-    Returns a frame with the columns `timestamp` (every 15 minutes) and `consumption` (float32,
-    standardised to mean 0 and standard deviation 1). Raises `ScriptError` naming file, row and
-    column of the first error. Rows are counted as in a spreadsheet, where the header is row 1.
+    Without a folder it is that of the synthetic load curve. Returns a frame with the columns
+    `timestamp` (every 15 minutes) and `consumption` (float32, standardised to mean 0 and standard
+    deviation 1). Raises `ScriptError` naming file, row and column of the first error. Rows are
+    counted as in a spreadsheet, where the header is row 1.
     """
     if folder is None:
         return synthetic_curve(split)

@@ -33,7 +33,7 @@ VERSES = common.DATA / "verses.txt"  # verses in terza rima, written for this pr
 def clean_text(text: str) -> str:
     """Return a text without trailing whitespace, or the poem alone if the text contains it.
 
-    Of an HTML page, such as the archive's, only the element <pre> is a text. The poem is the
+    In an HTML page, such as the archive's, only the content of <pre> is used. The poem is the
     edition used in RESULTS.md, without the header and the footer of the file.
     """
     if re.match(r"\s*<(!doctype|html|pre)\b", text, re.IGNORECASE):
@@ -176,7 +176,7 @@ def hendecasyllable_fraction(text: str) -> float:
 
 
 def rhyme(verse: str) -> str:
-    """Return the rhyming part of a verse: from its last vowel but one, or a final accent."""
+    """Return the rhyming part of a verse: from its second-to-last vowel, or a final accent."""
     letters = re.sub("[^a-z`]", "", normalise(verse))
     return re.findall("[aeiou]`$|[aeiou][^aeiou`]*[aeiou]?[^aeiou`]*$|$", letters)[0]
 
@@ -210,7 +210,7 @@ def measure(text: str, train: str) -> dict[str, float]:
 def print_measures(sample: str, train: str, validation: str) -> None:
     """Print the measures of a sample next to those of the last canto of the validation text.
 
-    Two notes on standard error read the table.
+    Two notes on standard error explain the table.
     """
     canto = re.split("Canto .*\n", validation)[-1].strip()[: len(sample)]
     of_sample, of_canto = measure(sample, train), measure(canto, train)

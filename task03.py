@@ -289,7 +289,7 @@ def print_remarks(table: pd.DataFrame, test: Samples) -> None:
         common.note(f"worse than the last reading in {where}: {'; '.join(worse) or '-'}")
 
 
-def draw_week(
+def draw_week_and_months(
     data: pd.DataFrame, test: Samples, predictions: np.ndarray, origins: list[str]
 ) -> None:
     """Draw a week of the test year, and the monthly error of the last reading in all years."""
@@ -392,7 +392,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"Test MSE: {mean_squared_error(test.targets, average)}")
     print(f"R-squared: {common.finite(r2_score(test.targets, average), 'R-squared')}")
     print_remarks(table, test)
-    draw_week(data, test, average, origins)
+    draw_week_and_months(data, test, average, origins)
     draw_table(table)
     return 0
 
