@@ -53,7 +53,7 @@ NGRAMS = {"unigram": 1, "bigram": 2, "Witten-Bell 5-gram": 5}  # baselines for t
 EVALUATIONS = 10  # during a run; each saves a checkpoint
 STRIDE = 32  # characters from the start of one evaluation window to the start of the next
 QUICK_STEPS = 100  # of --quick
-MAX_EPOCHS = 37  # passes over a short text, unless --steps is given; as many as over the Inferno
+MAX_EPOCHS = 37  # over a short text, unless --steps is given; as many as over the Inferno
 SAMPLE_LENGTH, TEMPERATURE, TOP_K = 1000, 0.8, 40
 MEASURED_LENGTH = 5000  # characters of the sample that are measured: about one canto
 CHECKPOINT = "checkpoint.pt"
@@ -67,7 +67,7 @@ class Config:
     seed: int = 0
     steps: int = 3000  # gradient steps; fewer for a short text, see MAX_EPOCHS
     batch_size: int = 8  # windows of the text in a batch
-    block_size: int = 256  # characters of a window; a prediction depends on no more: six verses
+    block_size: int = 256  # characters that a prediction can depend on: about six verses
     n_layer: int = 4  # transformer blocks
     n_head: int = 4  # attention heads per transformer block
     n_embd: int = 128  # width of the vectors, a multiple of twice the heads
@@ -187,8 +187,8 @@ def validation_loss(
 ) -> float:
     """Return the mean loss over `tokens[start:]`, in nats per character.
 
-    Windows predict `STRIDE` characters each, from nearly a full block of characters before them:
-    with a block of 6 and a stride of 2, the first window is `tokens[start - 5 : start + 2]`.
+    Windows predict `STRIDE` characters each, from nearly `block_size` characters before them. With
+    a `block_size` of 6 and a stride of 2, the first window is `tokens[start - 5 : start + 2]`.
     """
     stride = min(STRIDE, block_size)
     context, total = block_size - stride, 0.0

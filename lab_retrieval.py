@@ -12,9 +12,10 @@ is an abstract with its title. It is *relevant* to a claim if it supports or ref
 - Fusion is a weighted sum of the standardised scores of BM25 and of dense retrieval.
 
 Two thirds of SciFact's test claims are about a document that is relevant to a training claim too.
-A model that only remembers these documents looks good. So the settings of trained models are chosen
-on held-out training claims, about documents that are relevant to no claim trained on. The column
-`new` shows the test claims about such new documents.
+A model that only remembers these documents looks good. So alpha, see below, is chosen on held-out
+training claims, about documents that are relevant to no claim trained on. Every other choice is
+made on all training claims, before anything is trained. The column `new` shows the test claims
+about new documents.
 
 The weights of the map in the table lie between the identity (alpha = 0) and the trained map
 (alpha = 1). A small alpha remembers less. The second table and the picture show nDCG@10 for each
@@ -22,7 +23,8 @@ alpha.
 
     python lab_retrieval.py
     python lab_retrieval.py --query "Vitamin D protects against colds."   after a run: the best five
-    python lab_retrieval.py --model NAME             another encoder, of the Hub or in a folder
+    python lab_retrieval.py --model NAME             another encoder, of the Hub or in a folder;
+                                                     texts are encoded without prompts
     python lab_retrieval.py --finetune               also train the encoder of the claims
     python lab_retrieval.py --dataset docstrings     summaries of functions, and their descriptions
     python lab_retrieval.py --data DIR               a collection in BEIR's form: corpus.jsonl,
@@ -242,19 +244,17 @@ def choose_bm25_weight(bm25_scores: np.ndarray, cosines: np.ndarray, claims: lis
 
 
 class Split(NamedTuple):
-    """Claims with their BM25 scores, and the inputs of the model that is trained.
+    """Claims, and the inputs of the model that is trained.
 
     These are features for a map, (claims, width), and texts for an encoder, (claims,).
     """
 
     claims: list[Claim]
-    bm25_scores: np.ndarray  # (claims, documents)
     inputs: torch.Tensor | np.ndarray
 
     def select(self, indices: np.ndarray) -> "Split":
         """Return some of the claims."""
-        claims = [self.claims[index] for index in indices]
-        return Split(claims, self.bm25_scores[indices], self.inputs[indices])
+        return Split([self.claims[index] for index in indices], self.inputs[indices])
 
 
 def identity_map(width: int) -> nn.Linear:
@@ -359,7 +359,7 @@ def held_out_ndcg(
     ]
     values = []
     for alpha in ALPHAS:
-        scores = np.empty_like(split.bm25_scores)  # (claims, documents)
+        scores: np.ndarray = np.empty((len(split.claims), len(documents)), np.float32)
         for model, held_out in trained:
             mixed = interpolate(untrained, model, alpha)
             scores[held_out] = cosine_scores(mixed, split.inputs[held_out], documents)
@@ -455,7 +455,7 @@ def answer_query(query: str, path: Path, device: torch.device) -> None:
     tokenizer = common.load(AutoTokenizer, Path(saved["model"]))
     encoder = common.load(AutoModel, Path(saved["model"])).to(device)
     collection = Collection(saved["titles"], saved["abstracts"], {})
-    common.note(f"searching {len(collection.titles):,} documents of {saved['dataset']}")
+    common.note(f"searching {len(collection.titles):,} documents of {saved['name']}")
 
     def encode_sentences(sentences: list[str]) -> torch.Tensor:
         pooling = saved["pooling"]
@@ -501,7 +501,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.query is not None:
         answer_query(arguments.query, path, device)
         return 0
-    dataset, collection = load_collection(arguments)
+    name, collection = load_collection(arguments)
     claims = collection.claims  # of each split
     texts = {split: [claim.text for claim in claims[split]] for split in claims}
     texts["documents"] = collection.documents()
@@ -521,13 +521,13 @@ def main(argv: list[str] | None = None) -> int:
     features = {part: encode(encoder, tokenizer, texts[part], poolings) for part in texts}
     identity = identity_map(encoder.config.hidden_size).to(device)  # nothing is trained
     cosines = {}
-    for name in poolings:
-        vectors = normalize(features["documents"][name])  # (documents, width)
-        cosines[name] = {
-            split: cosine_scores(identity, features[split][name], vectors) for split in claims
+    for kind in poolings:
+        vectors = normalize(features["documents"][kind])  # (documents, width)
+        cosines[kind] = {
+            split: cosine_scores(identity, features[split][kind], vectors) for split in claims
         }
-        table[f"{name} cosine"] = [measure(cosines[name]["test"], claims["test"])]
-    pooling = max(poolings, key=lambda name: mean_ndcg(cosines[name]["train"], claims["train"]))
+        table[f"{kind} cosine"] = [measure(cosines[kind]["test"], claims["test"])]
+    pooling = max(poolings, key=lambda kind: mean_ndcg(cosines[kind]["train"], claims["train"]))
 
     # 3. Fusion: the weight of BM25 is chosen on the training claims, before anything is trained
     frozen = cosines[pooling]
@@ -539,35 +539,31 @@ def main(argv: list[str] | None = None) -> int:
 
     # 4. Training: alpha is chosen on held-out training claims
     documents = normalize(features["documents"][pooling])  # (documents, width)
-    splits = [
-        Split(claims[split], bm25_scores[split], features[split][pooling]) for split in claims
-    ]
+    splits = [Split(claims[split], features[split][pooling]) for split in claims]
     results = {"map": train_and_test(identity, splits, documents, MAP_SETTING, arguments.seed)}
     if arguments.finetune:
         model = ClaimEncoder(encoder, tokenizer, poolings[pooling])
-        splits = [
-            Split(claims[split], bm25_scores[split], np.array(texts[split])) for split in claims
-        ]
+        splits = [Split(claims[split], np.array(texts[split])) for split in claims]
         results["encoder"] = train_and_test(
             model, splits, documents, ENCODER_SETTING, arguments.seed
         )
 
     # 5. Results
     for kind, result in results.items():
-        name = f"{kind}, alpha {result.alpha:g}"
-        fused_name = f"BM25 + {name}, weight {weight:g}"
-        table[name] = [measure(scores, claims["test"]) for scores in result.cosines]
+        row = f"{kind}, alpha {result.alpha:g}"
+        fused_row = f"BM25 + {row}, weight {weight:g}"
+        table[row] = [measure(scores, claims["test"]) for scores in result.cosines]
         fused = [fuse(bm25_scores["test"], scores, weight) for scores in result.cosines]
-        table[fused_name] = [measure(scores, claims["test"]) for scores in fused]
-        print_difference(table, name, baseline)
-        print_difference(table, fused_name, fused_baseline)
+        table[fused_row] = [measure(scores, claims["test"]) for scores in fused]
+        print_difference(table, row, baseline)
+        print_difference(table, fused_row, fused_baseline)
     print_table(table)
     for kind, result in results.items():
         print(f"\nnDCG@10 of the {kind} between untrained (alpha = 0) and trained (1)")
         print(result.curve.to_string(float_format="{:.4f}".format))
     draw_curve(results["map"].curve)
     saved = {
-        "dataset": dataset,
+        "name": name,
         "model": str(folder.resolve()),
         "pooling": pooling,
         "titles": collection.titles,

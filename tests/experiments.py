@@ -67,7 +67,10 @@ class LearnedPositions(dante_gpt.GPT):
 
 
 class PlainGPT(LearnedPositions):
-    """The model of nanoGPT: the embedding is the last layer too, and all weights begin small."""
+    """The model of nanoGPT, with biases in its LayerNorms.
+
+    The embedding is the last layer too, and all weights begin small.
+    """
 
     def __init__(self, config: dante_gpt.Config, vocab_size: int) -> None:
         super().__init__(config, vocab_size)
@@ -256,8 +259,7 @@ def print_map_settings(arguments: argparse.Namespace) -> None:
         for texts in (collection.documents(), [claim.text for claim in claims])
     )
     vectors = F.normalize(documents)  # (documents, width)
-    no_bm25: np.ndarray = np.zeros((len(claims), len(vectors)), np.float32)
-    split = Split(claims, no_bm25, features)
+    split = Split(claims, features)
     start = lab_retrieval.identity_map(vectors.shape[1])
     for setting in MAP_SETTINGS:
         runs = [

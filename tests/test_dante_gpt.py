@@ -73,7 +73,7 @@ def test_validation_text_is_the_last_tenth() -> None:
     assert len(held_out) == math.ceil(len(TEXT) / 10)
 
 
-def test_every_seed_and_step_draws_blocks_of_the_whole_training_text(
+def test_every_seed_and_step_draws_windows_of_the_whole_training_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     draw, drawn = torch.randint, []
@@ -84,11 +84,11 @@ def test_every_seed_and_step_draws_blocks_of_the_whole_training_text(
             training.step(step)
     assert len({tuple(starts.tolist()) for starts in drawn}) == 120
     starts = torch.cat(drawn)
-    assert (starts.min(), starts.max()) == (0, 90 - 16 - 1)  # a block and the next character
+    assert (starts.min(), starts.max()) == (0, 90 - 16 - 1)  # a window has 17 characters
 
 
 def test_training_uses_no_character_of_the_validation_text(tmp_path: Path) -> None:
-    learned, held_out = dante_gpt.split(TEXT[:100])  # so short that any block is drawn
+    learned, held_out = dante_gpt.split(TEXT[:100])  # so short that any window is drawn
     losses, saved = [], []
     for validation in (held_out, held_out[::-1]):
         losses.append(train(tmp_path, text=learned + validation).history[-1][2])
@@ -227,7 +227,6 @@ def test_every_option_of_the_sample_has_an_effect(whole: Path, run: Run) -> None
     assert len({first, *others}) == 5
     assert [len(text) for text in (first, *others)] == [51, 51, 51, 51, 55]  # and a line break
     assert others[-1].startswith("mare")
-    assert run("dante_gpt", *write, "--prompt", "ß")[:2] == (1, "")
 
 
 # --- Runs ---------------------------------------------------------------------------------------
@@ -267,6 +266,12 @@ def test_error_is_one_line_before_the_training(
     assert (code, out) == (expected_code, "")
     assert message in err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_unknown_character_is_an_error_before_anything_is_written(whole: Path, run: Run) -> None:
+    code, out, err = run("dante_gpt", "--generate", "--out-dir", whole, "--prompt", "ß")
+    assert (code, out) == (1, "")
+    only_line(err, "the text does not contain 'ß'; change --prompt")
 
 
 def test_loss_that_is_not_finite_is_an_error() -> None:

@@ -41,7 +41,18 @@ def test_variants_of_dante_train_every_weight(name: str, monkeypatch: pytest.Mon
         monkeypatch.setattr(dante_gpt, patched, value)
     training = dante_gpt.Training(small(), TEXT, CPU)
     variant.change(training)
+    muon, adam = (
+        {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        for optimizer in (training.muon, training.adam)
+    )
+    assert not muon & adam
     before = copy.deepcopy(training.model)
     training.step(0)
     for name, weight in training.model.named_parameters():
         assert not torch.equal(weight, before.get_parameter(name)), name
+
+
+def test_variants_of_dante_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dante_gpt, "Config", small)
+    losses = {experiments.final_loss(TEXT, 2, (name, 0)) for name in experiments.ABLATION}
+    assert len(losses) == len(experiments.ABLATION)

@@ -21,6 +21,7 @@ from conftest import EXPECTED, Run, load_pair, only_line
 from lab_data import Claim, Collection
 from lab_retrieval import Setting, Split, identity_map
 
+DECODER = "openai-community/gpt2"
 SETTING = Setting(2, 1e-2, 0.1)
 DOCUMENTS = [row % 8 for row in range(12)]  # of the claims of `split`
 
@@ -30,7 +31,7 @@ def split() -> Split:
     """Return 12 claims with random features; each is about one of 8 documents."""
     features = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     claims = [Claim(f"claim {row}", {document: 1}) for row, document in enumerate(DOCUMENTS)]
-    return Split(claims, np.random.default_rng(0).standard_normal((12, 8)), features)
+    return Split(claims, features)
 
 
 @pytest.fixture
@@ -194,12 +195,29 @@ def test_pooling_is_the_better_one_for_the_training_claims(
     right = torch.eye(384)  # as wide as the bundled encoder's features
     wrong, test = right.roll(1, 0), [row % 40 for row in range(30, 60)]
     features = iter([
-        {"[CLS]": right[:30], "mean": wrong[:30]},  # of the claims to train on
-        {"[CLS]": wrong[test], "mean": right[test]},
-        {"[CLS]": right[:40], "mean": right[:40]},  # of the documents
+        {"[CLS]": right[:30], "mean": right[:30]},  # of the claims to train on
+        {"[CLS]": wrong[test], "mean": wrong[test]},
+        {"[CLS]": right[:40], "mean": wrong[:40]},  # of the documents
     ])  # fmt: skip
     monkeypatch.setattr(lab_retrieval, "encode", lambda *_: next(features))
-    assert "\nBM25 + [CLS] cosine, weight " in run("lab_retrieval", "--data", folder)[1]
+    _, out, _ = run("lab_retrieval", "--data", folder, "--device", "cpu")
+    assert "\nBM25 + [CLS] cosine, weight " in out
+    saved = common.load_tensors(common.RESULTS / "lab_retrieval.pt")
+    assert (saved["pooling"], saved["documents"].tolist()) == ("[CLS]", right[:40].tolist())
+
+
+def test_fused_rows_have_the_chosen_weight(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_retrieval, "choose_bm25_weight", lambda *_: 1.0)  # BM25 alone
+    _, out, _ = run("lab_retrieval", "--data", folder)
+    rows = [line.split()[-6:-1] for line in out.splitlines() if line.startswith("BM25")]
+    assert rows == [rows[0]] * 3
+
+
+def test_a_decoder_has_no_cls_row(folder: Path, run: Run, checkpoints: Path) -> None:
+    code, out, _ = run("lab_retrieval", "--data", folder, "--model", checkpoints / DECODER)
+    assert (code, "[CLS]" in out) == (0, False)
 
 
 def test_a_test_claim_is_not_trained_on_and_may_be_about_a_new_document(
@@ -258,6 +276,7 @@ def test_result_has_the_alpha_of_the_held_out_claims(
     assert result.alpha == 0.3
     expected = lab_retrieval.cosine_scores(result.model, split.inputs, documents)
     assert np.array_equal(result.cosines[0], expected)
+    assert len({cosines.tobytes() for cosines in result.cosines}) == 3  # of three seeds
     mean = lab_retrieval.mean_ndcg(np.concatenate(result.cosines), split.claims * 3)
     assert result.curve.loc[0.3, "test claims"] == pytest.approx(mean)
 
@@ -292,3 +311,17 @@ def test_training_is_without_dropout(split: Split, documents: torch.Tensor) -> N
     assert torch.equal(first, second)
     assert not torch.equal(first, torch.eye(4))
     assert torch.equal(starts[0][1].weight, torch.eye(4))  # a copy was trained
+
+
+def test_held_out_claims_are_ranked_with_each_alpha(
+    split: Split, documents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let a map rank the document of a claim first with the alpha 0.3, and last with others."""
+    monkeypatch.setattr(lab_retrieval, "train_claims", lambda *_: None)
+    monkeypatch.setattr(lab_retrieval, "interpolate", lambda start, trained, alpha: alpha)
+    monkeypatch.setattr(
+        lab_retrieval, "cosine_scores", lambda a, rows, _: (1 if a == 0.3 else -1) * np.eye(8)[rows]
+    )
+    split = split._replace(inputs=np.array(DOCUMENTS))
+    values = lab_retrieval.held_out_ndcg(identity_map(4), split, documents, SETTING, 0)
+    assert [value == 1.0 for value in values] == [alpha == 0.3 for alpha in lab_retrieval.ALPHAS]
