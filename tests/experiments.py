@@ -116,6 +116,14 @@ def use_adam_for_all(training: dante_gpt.Training) -> None:
     training.adam_schedule = common.one_cycle(training.adam, training.config.steps)
 
 
+def keep_learning_rates(training: dante_gpt.Training) -> None:
+    """Train with constant learning rates, as the video does."""
+    for name in ("muon", "adam"):
+        optimizer = getattr(training, name)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        setattr(training, f"{name}_schedule", schedule)
+
+
 @dataclass(frozen=True)
 class Variant:
     """One change of dante_gpt.py: options, replaced names of the module, changes of a training."""
@@ -135,11 +143,13 @@ class Variant:
 
 
 NO_ROTATION = {"rotate": lambda x: x}
-PLAIN = Variant(patches={"GPT": PlainGPT} | NO_ROTATION, change=train_as_nanogpt)
+# the dropout is that of nanoGPT's training on the characters of Shakespeare
+PLAIN = Variant({"dropout": 0.2}, {"GPT": PlainGPT} | NO_ROTATION, train_as_nanogpt)
 ABLATION = {
     "a plain GPT of the same size": PLAIN,
     "dante_gpt.py": Variant(),
     "AdamW everywhere, no Muon": Variant(change=use_adam_for_all),
+    "constant learning rates": Variant(change=keep_learning_rates),
     "learned positions, not rotary": Variant(patches={"GPT": LearnedPositions} | NO_ROTATION),
 }
 SETTINGS = {
