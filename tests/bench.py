@@ -38,7 +38,7 @@ ROUNDS = 9
 STEPS = 150  # training steps of a turn
 RECIPE = dante_gpt.Config(steps=2000, batch_size=12, block_size=64, dropout=0.0)  # of nanoGPT
 SHORT_RUN = dante_gpt.Config(
-    steps=300, batch_size=8, block_size=128, dropout=0.0, muon_lr=0.03, adam_lr=0.01
+    steps=330, batch_size=8, block_size=128, dropout=0.0, muon_lr=0.03, adam_lr=0.01
 )
 VALIDATIONS = 20  # of the short run
 
