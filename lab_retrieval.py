@@ -384,18 +384,15 @@ def train_and_test(
     values = held_out_ndcg(untrained, training, documents, setting, seed)
     best_alpha = ALPHAS[int(np.argmax(values))]
     models = [train_claims(untrained, training, documents, setting, seed + i) for i in range(SEEDS)]
-
-    def test_cosines(alpha: float) -> list[np.ndarray]:
-        mixed = [interpolate(untrained, model, alpha) for model in models]
-        return [cosine_scores(model, test.inputs, documents) for model in mixed]
-
     curve = pd.DataFrame({"held-out claims": values}, pd.Index(ALPHAS, name="alpha"))
     for alpha in ALPHAS:
-        measures = [measure(cosines, test.claims) for cosines in test_cosines(alpha)]
-        means = pd.concat(measures).mean()  # over seeds and claims
+        mixed = [interpolate(untrained, model, alpha) for model in models]
+        cosines = [cosine_scores(model, test.inputs, documents) for model in mixed]
+        means = pd.concat([measure(scores, test.claims) for scores in cosines]).mean()
         curve.loc[alpha, ["test claims", "new"]] = means["nDCG@10"], means["new"]
-    model = interpolate(untrained, models[0], best_alpha)
-    return Result(best_alpha, test_cosines(best_alpha), curve, model)
+        if alpha == best_alpha:
+            result = Result(alpha, cosines, curve, mixed[0])  # the loop goes on filling `curve`
+    return result
 
 
 # --- 5. Results ----------------------------------------------------------------------------------

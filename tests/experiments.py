@@ -264,8 +264,9 @@ def print_map_settings(arguments: argparse.Namespace) -> None:
     claims = lab_data.remove_duplicates(collection.claims, text=lambda claim: claim.text)["train"]
     folder = common.find_model(arguments.model, lab_retrieval.MODEL, bundled.encoder)
     tokenizer, encoder = common.load(AutoTokenizer, folder), common.load(AutoModel, folder)
+    mean = {"mean": lab_retrieval.POOLINGS["mean"]}
     documents, features = (
-        lab_retrieval.encode(encoder, tokenizer, texts, lab_retrieval.POOLINGS)["mean"]
+        lab_retrieval.encode(encoder, tokenizer, texts, mean)["mean"]
         for texts in (collection.documents(), [claim.text for claim in claims])
     )
     vectors = F.normalize(documents)  # (documents, width)
